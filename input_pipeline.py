@@ -1,0 +1,398 @@
+"""Tokens to ids, to `tf.train.Example` records, to batches.
+
+  tokens, segment_ids = input_pipeline.pack_segments(["hello"], ["world"])
+  record = input_pipeline.serialize_example({"input_ids": [101, 7592, 102]})
+  with input_pipeline.atomic_record_writer("train.tf_record") as writer:
+    writer.write(record)
+  input_fn = input_pipeline.record_input_fn(
+      "train.tf_record", feature_spec, is_training=True, drop_remainder=True)
+
+Nothing here knows a task's file format, what a label means, or the model.
+"""
+
+import contextlib
+import struct
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+# A training set of up to this many records is shuffled as a whole; the buffer
+# holds serialised records, about 1 kB each at 128 tokens.
+FULL_SHUFFLE_BUFFER = 1 << 20
+
+# `memory_input_fn` puts arrays up to this size into the graph, whose hard
+# limit is 2 GB; larger ones are fed by a generator.
+MAX_GRAPH_CONSTANT_BYTES = 256 << 20
+
+
+# Text and files.
+
+
+def read_text_lines(path):
+  """Yields a file's lines as str without their line ends.
+
+  Lines end at "\\n" only (a "\\r" before it is dropped). Bytes that are not
+  UTF-8 are left out and a byte order mark is skipped, so no input file can
+  stop a run halfway. Reads a block at a time.
+
+  Args:
+    path: str, any path `tf.gfile` understands.
+
+  Raises:
+    ValueError: the file does not exist.
+  """
+  if not tf.gfile.Exists(path) or tf.gfile.IsDirectory(path):
+    raise ValueError("No such file: %s" % path)
+  with tf.gfile.GFile(path, "rb") as reader:
+    rest = reader.read(3)
+    if rest == b"\xef\xbb\xbf":
+      rest = b""
+    while True:
+      block = reader.read(1 << 20)
+      lines = (rest + block).split(b"\n")
+      rest = lines.pop()
+      for line in lines:
+        yield _decode_line(line)
+      if not block:
+        break
+  if rest:
+    yield _decode_line(rest)
+
+
+def _decode_line(line):
+  if line.endswith(b"\r"):
+    line = line[:-1]
+  return line.decode("utf-8", "ignore")
+
+
+def expand_files(patterns, flag_name):
+  """Files that a comma-separated list of globs matches, in the order given.
+
+  Args:
+    patterns: str, for example "a.txt,data/part-*.txt"; every pattern's
+      matches come sorted.
+    flag_name: str, the flag the patterns came from, for the message.
+
+  Raises:
+    ValueError: a pattern matches nothing.
+  """
+  files = []
+  for pattern in patterns.split(","):
+    pattern = pattern.strip()
+    if not pattern:
+      continue
+    matches = tf.gfile.Glob(pattern)
+    if not matches:
+      raise ValueError(
+          "`--%s`: no file matches `%s`. Give existing files or globs, "
+          "separated by commas." % (flag_name, pattern))
+    files.extend(sorted(matches))
+  if not files:
+    raise ValueError("`--%s` names no file: `%s`." % (flag_name, patterns))
+  return files
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+  """Yields a path to write to, renamed to `path` when the block succeeds.
+
+  The name beside it is always the same (`<path>.incomplete`), so that what a
+  killed run left is overwritten by the next one. An exception inside the block
+  deletes it and leaves an earlier `path` as it was.
+  """
+  partial = path + ".incomplete"
+  try:
+    yield partial
+  except BaseException:
+    if tf.gfile.Exists(partial):
+      tf.gfile.Remove(partial)
+    raise
+  tf.gfile.Rename(partial, path, overwrite=True)
+
+
+@contextlib.contextmanager
+def atomic_writer(path, mode="w"):
+  """Opens `path` for writing; it appears, whole, only when the block ends."""
+  with atomic_path(path) as partial:
+    with tf.gfile.GFile(partial, mode) as writer:
+      yield writer
+
+
+@contextlib.contextmanager
+def atomic_record_writer(path, options=None):
+  """Like `atomic_writer`, for a TFRecord file.
+
+  Args:
+    path: str, the file to make.
+    options: None, or `tf.io.TFRecordOptions` (for example GZIP).
+  """
+  with atomic_path(path) as partial:
+    with tf.io.TFRecordWriter(partial, options) as writer:
+      yield writer
+
+
+# Tokens to fixed-length inputs.
+
+
+def pack_segments(tokens_a, tokens_b=None):
+  """One input sequence out of one or two segments.
+
+  For example (["is", "it"], ["yes"]) gives
+  ["[CLS]", "is", "it", "[SEP]", "yes", "[SEP]"] and [0, 0, 0, 0, 1, 1].
+
+  Args:
+    tokens_a: list of str, WordPiece tokens of the first segment.
+    tokens_b: list of str or None. An empty list makes no second segment.
+
+  Returns:
+    (tokens, segment_ids): lists of str and of int, of one length.
+  """
+  tokens = ["[CLS]"] + tokens_a + ["[SEP]"]
+  segment_ids = [0] * len(tokens)
+  if tokens_b:
+    tokens = tokens + tokens_b + ["[SEP]"]
+    segment_ids += [1] * (len(tokens_b) + 1)
+  return tokens, segment_ids
+
+
+def pad_to(values, length):
+  """`values` followed by zeros up to `length`, as a new list.
+
+  Raises:
+    ValueError: there are more values than `length`.
+  """
+  missing = length - len(values)
+  if missing < 0:
+    raise ValueError("%d values do not fit in %d." % (len(values), length))
+  return list(values) + [0] * missing
+
+
+def truncate_seq_pair(tokens_a, tokens_b, max_length):
+  """Shortens two lists in place until both together fit.
+
+  Tokens go one by one from the end of the longer list, from `tokens_b` when
+  both are equally long; the short list of a lopsided pair, whose tokens carry
+  more each, so stays whole. Matches google-research/bert.
+
+  Args:
+    tokens_a: list, cut in place.
+    tokens_b: list, cut in place.
+    max_length: int, tokens that may stay in both together.
+  """
+  len_a, len_b = len(tokens_a), len(tokens_b)
+  excess = len_a + len_b - max_length
+  if excess <= 0:
+    return
+  # First the lengths are levelled; then they shrink in turn, `tokens_b` first.
+  levelling = min(excess, abs(len_a - len_b))
+  if len_a > len_b:
+    len_a -= levelling
+  else:
+    len_b -= levelling
+  in_turn = excess - levelling
+  len_a -= in_turn // 2
+  len_b -= in_turn - in_turn // 2
+  del tokens_a[max(len_a, 0):]
+  del tokens_b[max(len_b, 0):]
+
+
+def log_example(name, identifier, tokens, **fields):
+  """Logs one converted example under the heading `*** Example ***`.
+
+  Args:
+    name: str, what the identifier is called ("guid", "unique_id").
+    identifier: the example's id.
+    tokens: list of str.
+    **fields: further lines in order; lists are written space-separated.
+  """
+  tf.logging.info("*** Example ***")
+  tf.logging.info("%s: %s", name, identifier)
+  tf.logging.info("tokens: %s", " ".join(tokens))
+  for field, value in fields.items():
+    if isinstance(value, (list, tuple)):
+      value = " ".join(str(item) for item in value)
+    tf.logging.info("%s: %s", field, value)
+
+
+# Records.
+
+
+def int_feature(values):
+  """A `tf.train.Feature` holding int64 values."""
+  return tf.train.Feature(int64_list=tf.train.Int64List(value=list(values)))
+
+
+def float_feature(values):
+  """A `tf.train.Feature` holding float32 values."""
+  return tf.train.Feature(float_list=tf.train.FloatList(value=list(values)))
+
+
+def _varint(value):
+  """Protocol buffers' base-128 encoding of an int64."""
+  value &= (1 << 64) - 1  # Negative numbers: two's complement, ten bytes.
+  encoded = bytearray()
+  while value > 0x7F:
+    encoded.append(value & 0x7F | 0x80)
+    value >>= 7
+  encoded.append(value)
+  return bytes(encoded)
+
+
+class _VarintTable(dict):
+  """Encodings met so far of small numbers, as ids, masks and labels are."""
+
+  def __missing__(self, value):
+    encoded = _varint(value)
+    if 0 <= value < 1 << 17:
+      self[value] = encoded
+    return encoded
+
+
+_VARINTS = _VarintTable()
+
+
+def _delimited(tag, payload):
+  return tag + _VARINTS[len(payload)] + payload
+
+
+# Field numbers: Example.features 1, Features.feature 1 (a map: key 1, value
+# 2), Feature.float_list 2 and int64_list 3, both with a packed value 1.
+_FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
+
+
+def serialize_example(ints, floats=None):
+  """Bytes of a `tf.train.Example`, several times faster than through protobuf.
+
+  `tf.train.Example.FromString` and `tf.parse_example` read them back.
+
+  Args:
+    ints: dict of str to a sequence or 1-D array of integers (int64 features).
+    floats: None, or such a dict for float32 features.
+
+  Returns:
+    bytes.
+  """
+  entries = []
+  for name, values in ints.items():
+    if isinstance(values, np.ndarray):
+      values = values.tolist()
+    packed = b"".join(map(_VARINTS.__getitem__, values))
+    feature = _delimited(_FIELD_3, _delimited(_FIELD_1, packed))
+    entries.append((name, feature))
+  for name, values in (floats or {}).items():
+    packed = struct.pack("<%df" % len(values), *values)
+    feature = _delimited(_FIELD_2, _delimited(_FIELD_1, packed))
+    entries.append((name, feature))
+  body = b"".join(
+      _delimited(_FIELD_1,
+                 _delimited(_FIELD_1, name.encode("utf-8")) +
+                 _delimited(_FIELD_2, feature))
+      for name, feature in sorted(entries))
+  return _delimited(_FIELD_1, body)
+
+
+# Batches.
+
+
+def decode_record(record, name_to_features):
+  """Parses one record, or a batch of them, with integers as int32.
+
+  TPUs have no int64, and ids, masks and labels all fit.
+
+  Args:
+    record: string tensor, [] or [B].
+    name_to_features: dict of name to `tf.FixedLenFeature`.
+
+  Returns:
+    dict of name to tensor, of the feature's shape, after [B] if batched.
+  """
+  if record.shape.ndims == 0:
+    example = tf.parse_single_example(record, name_to_features)
+  else:
+    example = tf.parse_example(record, name_to_features)
+  return {
+      name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+      for name, value in example.items()
+  }
+
+
+def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
+                    shuffle_buffer_size=FULL_SHUFFLE_BUFFER, seed=None):
+  """An Estimator `input_fn` over a TFRecord file.
+
+  Training repeats the records for ever, shuffled anew in each pass; evaluation
+  and prediction read them once, in order.
+
+  Args:
+    input_file: str or list of str.
+    name_to_features: dict of name to `tf.FixedLenFeature`.
+    is_training: bool.
+    drop_remainder: bool, leave out a last batch that is not full (TPUs need
+      every batch of one size).
+    shuffle_buffer_size: int, records held to draw the next one from; at least
+      the number of records gives a full shuffle.
+    seed: int or None, makes the order repeatable.
+
+  Returns:
+    function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
+    of dicts of [B, ...] tensors.
+  """
+
+  def input_fn(params):
+    records = tf.data.TFRecordDataset(input_file)
+    if is_training:
+      records = records.shuffle(shuffle_buffer_size, seed=seed).repeat()
+    # Parsing a whole batch in one op is several times faster than record by
+    # record.
+    batches = records.batch(params["batch_size"],
+                            drop_remainder=drop_remainder)
+    batches = batches.map(
+        lambda batch: decode_record(batch, name_to_features),
+        num_parallel_calls=tf.data.experimental.AUTOTUNE)
+    return batches.prefetch(tf.data.experimental.AUTOTUNE)
+
+  return input_fn
+
+
+def memory_input_fn(arrays, is_training, drop_remainder,
+                    shuffle_buffer_size=None, seed=None):
+  """An Estimator `input_fn` over arrays held in memory.
+
+  Args:
+    arrays: dict of name to array, all with the same number of rows.
+    is_training: bool, repeat for ever, shuffled anew in each pass.
+    drop_remainder: bool, leave out a last batch that is not full.
+    shuffle_buffer_size: int or None (all rows).
+    seed: int or None, makes the order repeatable.
+
+  Returns:
+    function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
+    of dicts of [B, ...] tensors.
+
+  Raises:
+    ValueError: there is no row.
+  """
+  arrays = {name: np.asarray(values) for name, values in arrays.items()}
+  num_rows = len(next(iter(arrays.values())))
+  if not num_rows:
+    raise ValueError("There are no examples to read.")
+
+  def rows():
+    for index in range(num_rows):
+      yield {name: values[index] for name, values in arrays.items()}
+
+  def input_fn(params):
+    size = sum(values.nbytes for values in arrays.values())
+    if size <= MAX_GRAPH_CONSTANT_BYTES:
+      dataset = tf.data.Dataset.from_tensor_slices(arrays)
+    else:
+      dataset = tf.data.Dataset.from_generator(
+          rows,
+          {name: values.dtype for name, values in arrays.items()},
+          {name: values.shape[1:] for name, values in arrays.items()})
+    if is_training:
+      dataset = dataset.shuffle(
+          shuffle_buffer_size or num_rows, seed=seed).repeat()
+    return dataset.batch(params["batch_size"], drop_remainder=drop_remainder)
+
+  return input_fn

@@ -1,0 +1,1012 @@
+"""The BERT model: token ids to hidden states, and checkpoints to variables.
+
+  config = modeling.BertConfig.from_json_file("bert_config.json")
+  model = modeling.BertModel(config, is_training=False, input_ids=input_ids,
+                             input_mask=input_mask)
+  vectors = model.get_sequence_output()
+
+Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for
+Language Understanding" (arXiv:1810.04805), whose encoder is that of Vaswani et
+al., "Attention Is All You Need" (arXiv:1706.03762), section 3. Variable names,
+shapes and numbers match google-research/bert, so its checkpoints load here.
+
+Letters in shapes:
+  B  batch size (sequences)
+  T  sequence length (tokens); F and T where queries and keys differ
+  D  hidden size
+  N  number of attention heads
+  H  size of one head
+  V  vocabulary size
+  M  rows of a token matrix: B * T, or the number of real tokens
+"""
+
+import collections
+import copy
+import json
+import math
+import re
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+# Added to the attention scores of masked positions, before the softmax.
+MASKED_SCORE = -10000.0
+LAYER_NORM_EPSILON = 1e-12
+
+
+# Configuration.
+
+
+class BertConfig:
+  """Hyperparameters of a model, as in its bert_config.json.
+
+  Args:
+    vocab_size: int, number of WordPiece tokens.
+    hidden_size: int, D.
+    num_hidden_layers: int, Transformer layers.
+    num_attention_heads: int, N; must divide `hidden_size`.
+    intermediate_size: int, width of the feed-forward layer.
+    hidden_act: str, that layer's activation (see `get_activation`).
+    hidden_dropout_prob: float, dropout of embeddings and layer outputs.
+    attention_probs_dropout_prob: float, dropout of attention probabilities.
+    max_position_embeddings: int, longest sequence the model can take.
+    type_vocab_size: int, number of segment (token type) ids.
+    initializer_range: float, standard deviation of the initial weights.
+  """
+
+  def __init__(self,
+               vocab_size,
+               hidden_size=768,
+               num_hidden_layers=12,
+               num_attention_heads=12,
+               intermediate_size=3072,
+               hidden_act="gelu",
+               hidden_dropout_prob=0.1,
+               attention_probs_dropout_prob=0.1,
+               max_position_embeddings=512,
+               type_vocab_size=16,
+               initializer_range=0.02):
+    given = dict(locals())
+    del given["self"]
+    # Attributes carry the names of the JSON keys.
+    self.__dict__.update(given)
+
+  @classmethod
+  def from_dict(cls, json_object):
+    """A config out of a dict; keys it does not know stay as attributes.
+
+    Raises:
+      ValueError: `vocab_size` is missing, or a size is not a positive integer.
+    """
+    values = dict(json_object)
+    if values.get("vocab_size") is None:
+      raise ValueError(
+          "The model config has no `vocab_size`. Its keys are: %s."
+          % (", ".join(sorted(values)) or "none"))
+    config = cls(values["vocab_size"])
+    config.__dict__.update(values)
+    for key in ("vocab_size", "hidden_size", "num_hidden_layers",
+                "num_attention_heads", "intermediate_size",
+                "max_position_embeddings", "type_vocab_size"):
+      value = getattr(config, key)
+      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            "The model config's `%s` must be a positive integer, not %r."
+            % (key, value))
+    return config
+
+  @classmethod
+  def from_json_file(cls, json_file):
+    """A config out of a JSON file.
+
+    Raises:
+      ValueError: the file is missing, is not JSON, or `from_dict` objects.
+    """
+    if not tf.gfile.Exists(json_file):
+      raise ValueError("No such model config file: %s" % json_file)
+    with tf.gfile.GFile(json_file, "r") as reader:
+      text = reader.read()
+    try:
+      return cls.from_dict(json.loads(text))
+    except ValueError as error:
+      raise ValueError("%s: %s" % (json_file, error)) from None
+
+  def to_dict(self):
+    """A deep copy of all attributes."""
+    return copy.deepcopy(self.__dict__)
+
+  def to_json_string(self):
+    """The attributes as indented JSON, sorted by key."""
+    return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+# The model.
+
+
+class BertModel:
+  """Embeddings, Transformer encoder and pooler.
+
+  For example, with ids already made by `tokenization.FullTokenizer`:
+
+    input_ids = tf.constant([[31, 51, 99], [15, 5, 0]])
+    input_mask = tf.constant([[1, 1, 1], [1, 1, 0]])
+    config = modeling.BertConfig(vocab_size=32000, hidden_size=512,
+                                 num_hidden_layers=8, num_attention_heads=8,
+                                 intermediate_size=1024)
+    model = modeling.BertModel(config, is_training=True, input_ids=input_ids,
+                               input_mask=input_mask)
+    logits = tf.matmul(model.get_pooled_output(), output_weights)
+
+  Args:
+    config: BertConfig; it is not modified.
+    is_training: bool, whether dropout is applied.
+    input_ids: int [B, T].
+    input_mask: int [B, T], 1 at real tokens and 0 at padding; None means all
+      real.
+    token_type_ids: int [B, T], segment ids; None means all 0.
+    use_one_hot_embeddings: bool, look words up by a product with one-hot
+      vectors (faster on TPUs) instead of a gather.
+    scope: str, variable scope; "bert" when None.
+    real_tokens_only: bool, compute nothing at positions where `input_mask` is
+      0; outputs there are zeros instead of values that depend on the padding.
+      Results at real positions are the same to float32 rounding. The number of
+      rows computed varies with the batch, so this is not for TPUs.
+
+  Raises:
+    ValueError: the heads do not divide the hidden size, the activation is
+      unknown, or a tensor is not of rank 2.
+  """
+
+  def __init__(self,
+               config,
+               is_training,
+               input_ids,
+               input_mask=None,
+               token_type_ids=None,
+               use_one_hot_embeddings=False,
+               scope=None,
+               real_tokens_only=False):
+    config = copy.deepcopy(config)
+    if not is_training:
+      config.hidden_dropout_prob = 0.0
+      config.attention_probs_dropout_prob = 0.0
+    batch_size, seq_length = get_shape_list(input_ids, expected_rank=2)
+    if input_mask is None:
+      input_mask = tf.ones([batch_size, seq_length], tf.int32)
+    if token_type_ids is None:
+      token_type_ids = tf.zeros([batch_size, seq_length], tf.int32)
+    layout_class = _RealTokens if real_tokens_only else _PaddedTokens
+    layout = layout_class(input_mask)
+
+    with tf.variable_scope(scope, default_name="bert"):
+      with tf.variable_scope("embeddings"):
+        embeddings, self.embedding_table = _embed(
+            layout, config, input_ids, token_type_ids, use_one_hot_embeddings)
+      with tf.variable_scope("encoder"):
+        layers = _encode(
+            embeddings, layout,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            intermediate_act_fn=get_activation(config.hidden_act),
+            hidden_dropout_prob=config.hidden_dropout_prob,
+            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+            initializer_range=config.initializer_range)
+      # The pooler reads the first token of each sequence, [CLS].
+      with tf.variable_scope("pooler"):
+        self.pooled_output = _dense(
+            layout.first_tokens(layers[-1]), config.hidden_size,
+            config.initializer_range, activation=tf.tanh)  # [B, D]
+    self.embedding_output = layout.to_sequences(embeddings)
+    self.all_encoder_layers = [layout.to_sequences(layer) for layer in layers]
+    self.sequence_output = self.all_encoder_layers[-1]
+
+  def get_pooled_output(self):
+    """float [B, D]: tanh of a dense layer over each first token."""
+    return self.pooled_output
+
+  def get_sequence_output(self):
+    """float [B, T, D]: the last layer."""
+    return self.sequence_output
+
+  def get_all_encoder_layers(self):
+    """list of float [B, T, D], from the first layer to the last."""
+    return self.all_encoder_layers
+
+  def get_embedding_output(self):
+    """float [B, T, D]: the sum of the embeddings, normalised."""
+    return self.embedding_output
+
+  def get_embedding_table(self):
+    """float [V, D]: the word embedding variable, to tie an output layer to."""
+    return self.embedding_table
+
+
+class _PaddedTokens:
+  """Token matrices with a row for every position of a [B, T] batch."""
+
+  def __init__(self, input_mask):
+    self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
+    # [B, 1, T]: all queries see the same keys.
+    self.attention_mask = tf.expand_dims(input_mask, 1)
+
+  def select(self, ids):
+    """int [B, T] -> [M]."""
+    return tf.reshape(ids, [-1])  # [B * T]
+
+  def to_sequences(self, matrix):
+    """[M, D] -> [B, T, D]."""
+    depth = matrix.shape.as_list()[-1]
+    return tf.reshape(
+        matrix, [self.batch_size, self.length, depth])  # [B, T, D]
+
+  # Attention works on whole sequences; here they are the batch's.
+  to_attention = to_sequences
+
+  def from_attention(self, sequences):
+    """[B, T, D] -> [M, D]."""
+    return reshape_to_matrix(sequences)
+
+  def first_tokens(self, matrix):
+    """[M, D] -> [B, D]."""
+    return tf.squeeze(self.to_sequences(matrix)[:, 0:1, :], axis=1)
+
+  def position_embeddings(self, table):
+    """[P, D] -> [M, D], a row for each token."""
+    rows = tf.slice(table, [0, 0], [self.length, -1])  # [T, D]
+    return tf.tile(rows, [self.batch_size, 1])  # [B * T, D]
+
+
+class _RealTokens:
+  """Token matrices with a row for each real token of a [B, T] batch.
+
+  Attention needs the sequences back: those are cut after the last real token
+  of the batch's longest sequence.
+  """
+
+  def __init__(self, input_mask):
+    self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
+    is_real = tf.greater(input_mask, 0)
+    where = tf.cast(tf.where(is_real), tf.int32)  # [M, 2]
+    rows, self.positions = tf.unstack(where, axis=1)
+    self.longest = tf.maximum(tf.reduce_max(self.positions) + 1, 1)
+    # Each real token's row among B * T and among B * longest rows.
+    self.flat_indices = rows * self.length + self.positions
+    self.attention_indices = rows * self.longest + self.positions
+    self.attention_mask = tf.expand_dims(
+        input_mask[:, :self.longest], 1)  # [B, 1, longest]
+    per_sequence = tf.reduce_sum(tf.cast(is_real, tf.int32), axis=1)  # [B]
+    self.first_indices = tf.cumsum(per_sequence, exclusive=True)  # [B]
+    self.starts_real = tf.cast(is_real[:, :1], tf.float32)  # [B, 1]
+    self.num_real = tf.shape(where)[0]
+
+  def select(self, ids):
+    """int [B, T] -> [M]."""
+    return tf.gather(tf.reshape(ids, [-1]), self.flat_indices)
+
+  def to_sequences(self, matrix):
+    """[M, D] -> [B, T, D], with zeros at padding."""
+    return self._scatter(matrix, self.flat_indices, self.length)
+
+  def to_attention(self, matrix):
+    """[M, D] -> [B, longest, D], with zeros at padding."""
+    return self._scatter(matrix, self.attention_indices, self.longest)
+
+  def from_attention(self, sequences):
+    """[B, longest, D] -> [M, D]."""
+    return _take_rows(reshape_to_matrix(sequences), self.attention_indices)
+
+  def first_tokens(self, matrix):
+    """[M, D] -> [B, D]; zeros for a sequence whose first token is padding."""
+    # A sequence without tokens would point behind the last row.
+    indices = tf.minimum(self.first_indices, self.num_real - 1)
+    first = tf.gather(matrix, indices)  # [B, D]
+    return first * tf.cast(self.starts_real, matrix.dtype)
+
+  def position_embeddings(self, table):
+    """[P, D] -> [M, D], a row for each token."""
+    return _lookup_rows(table, self.positions)
+
+  def _scatter(self, matrix, indices, length):
+    depth = matrix.shape.as_list()[-1]
+    rows = _put_rows(matrix, indices, self.batch_size * length)
+    return tf.reshape(rows, [self.batch_size, length, depth])  # [B, length, D]
+
+
+# TensorFlow's own gradient of a gather is a sparse one, which costs a sort or
+# a sum over duplicates. The indices of real tokens are unique, so the two
+# operations below are each other's gradients.
+
+
+def _put_rows(matrix, indices, num_rows):
+  """[M, D] -> [num_rows, D]: row i at indices[i], zeros elsewhere."""
+
+  @tf.custom_gradient
+  def put(values):
+    depth = get_shape_list(values)[-1]
+    rows = tf.scatter_nd(
+        tf.expand_dims(indices, -1), values, [num_rows, depth])
+    return rows, lambda gradient: tf.gather(gradient, indices)
+
+  return put(matrix)
+
+
+def _take_rows(matrix, indices):
+  """[R, D] -> [M, D]: rows at `indices`, which name no row twice."""
+
+  @tf.custom_gradient
+  def take(values):
+    shape = tf.shape(values)
+    rows = tf.gather(values, indices)
+    return rows, lambda gradient: tf.scatter_nd(
+        tf.expand_dims(indices, -1), gradient, shape)
+
+  return take(matrix)
+
+
+def _lookup_rows(table, ids):
+  """[P, D] -> [M, D]: a gather whose gradient is dense.
+
+  Gradient clipping sees the same norm then as with a slice of the table.
+  """
+
+  @tf.custom_gradient
+  def lookup(values):
+    num_rows = get_shape_list(values)[0]
+    rows = tf.gather(values, ids)
+    return rows, lambda gradient: tf.math.unsorted_segment_sum(
+        gradient, ids, num_rows)
+
+  return lookup(tf.convert_to_tensor(table))
+
+
+def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings):
+  """Token matrix [M, D] of summed embeddings and the word table [V, D]."""
+  words, table = embedding_lookup(
+      tf.expand_dims(layout.select(input_ids), 0),
+      vocab_size=config.vocab_size,
+      embedding_size=config.hidden_size,
+      initializer_range=config.initializer_range,
+      use_one_hot_embeddings=use_one_hot_embeddings)
+  words = tf.reshape(words, [-1, config.hidden_size])  # [M, D]
+  summed = words + _token_type_embeddings(
+      layout.select(token_type_ids), config.type_vocab_size,
+      config.hidden_size, "token_type_embeddings", config.initializer_range)
+  positions = _position_table(
+      config.max_position_embeddings, config.hidden_size,
+      "position_embeddings", config.initializer_range)
+  with tf.control_dependencies(
+      _check_positions(layout.length, config.max_position_embeddings)):
+    summed += layout.position_embeddings(positions)
+  output = layer_norm_and_dropout(summed, config.hidden_dropout_prob)
+  return output, table
+
+
+# Checkpoints.
+
+
+def resolve_checkpoint_path(path):
+  """The prefix of a checkpoint, from any of the names people give it.
+
+  Args:
+    path: str, a prefix ("…/bert_model.ckpt"), one of its files
+      ("….index", "….data-00000-of-00001", "….meta") or a directory, whose
+      newest checkpoint is taken.
+
+  Returns:
+    str, the prefix.
+
+  Raises:
+    ValueError: there is no checkpoint; the message says what was found.
+  """
+  if tf.gfile.IsDirectory(path):
+    prefix = _checkpoint_in_directory(path)
+  else:
+    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
+  if not tf.train.checkpoint_exists(prefix):
+    similar = tf.gfile.Glob(prefix + "*")
+    raise ValueError(
+        "There is no checkpoint at %s: expected %s.index and %s.data-*, found "
+        "%s." % (path, prefix, prefix, ", ".join(similar) or "neither"))
+  return prefix
+
+
+def _checkpoint_in_directory(path):
+  newest = tf.train.latest_checkpoint(path)
+  if newest:
+    return newest
+  prefixes = [name[:-len(".index")]
+              for name in tf.gfile.Glob(path.rstrip("/") + "/*.index")]
+  if len(prefixes) == 1:
+    return prefixes[0]
+  raise ValueError(
+      "The directory %s has no `checkpoint` file that names its newest "
+      "checkpoint, and holds %s. Give the checkpoint's own path."
+      % (path, ", ".join(sorted(prefixes)) or "no checkpoint"))
+
+
+def get_assignment_map_from_checkpoint(tvars, init_checkpoint):
+  """Which of a checkpoint's variables go to which of the graph's.
+
+  Matches google-research/bert.
+
+  Args:
+    tvars: list of variables.
+    init_checkpoint: str (see `resolve_checkpoint_path`).
+
+  Returns:
+    (assignment_map, initialized_variable_names): an OrderedDict from names in
+    the checkpoint to names in the graph, as `tf.train.init_from_checkpoint`
+    takes it, and a dict with the matched names, without and with ":0".
+  """
+  in_graph = {_variable_name(variable) for variable in tvars}
+  reader = tf.train.load_checkpoint(resolve_checkpoint_path(init_checkpoint))
+  assignment_map = collections.OrderedDict(
+      (name, name) for name in sorted(reader.get_variable_to_shape_map())
+      if name in in_graph)
+  initialized_variable_names = {}
+  for name in assignment_map:
+    initialized_variable_names[name] = 1
+    initialized_variable_names[name + ":0"] = 1
+  return assignment_map, initialized_variable_names
+
+
+CheckpointCoverage = collections.namedtuple(
+    "CheckpointCoverage", ["matched", "missing", "unused", "mismatched"])
+
+
+def compare_with_checkpoint(tvars, init_checkpoint):
+  """What a checkpoint would and would not initialise.
+
+  Args:
+    tvars: list of variables.
+    init_checkpoint: str (see `resolve_checkpoint_path`).
+
+  Returns:
+    CheckpointCoverage of sorted lists: names `matched` with equal shapes;
+    names `missing` in the checkpoint; names `unused`, in the checkpoint only,
+    optimizer slots and the step left out; `mismatched` tuples (name, shape in
+    the graph, shape in the checkpoint).
+  """
+  reader = tf.train.load_checkpoint(resolve_checkpoint_path(init_checkpoint))
+  stored = reader.get_variable_to_shape_map()
+  shapes = {_variable_name(v): v.shape.as_list() for v in tvars}
+  common = sorted(set(shapes) & set(stored))
+  unused = [name for name in sorted(set(stored) - set(shapes))
+            if name != "global_step"
+            and not re.search(r"/(adam_[mv]|Adam(_1)?)$", name)]
+  return CheckpointCoverage(
+      matched=[name for name in common if shapes[name] == stored[name]],
+      missing=sorted(set(shapes) - set(stored)),
+      unused=unused,
+      mismatched=[(name, shapes[name], stored[name]) for name in common
+                  if shapes[name] != stored[name]])
+
+
+def _variable_name(variable):
+  return re.sub(r":\d+$", "", variable.name)
+
+
+# Building blocks.
+
+
+def gelu(x):
+  """Gaussian Error Linear Unit, in its tanh approximation.
+
+  Hendrycks and Gimpel, "Gaussian Error Linear Units (GELUs)",
+  arXiv:1606.08415, section 2. Matches google-research/bert.
+  """
+  inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
+  return 0.5 * x * (1.0 + tf.tanh(inner))
+
+
+def gelu_exact(x):
+  """GELU by the error function, x times the normal distribution at x.
+
+  What Hugging Face calls "gelu": right for checkpoints trained there.
+  """
+  return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+def get_activation(activation_string):
+  """The function behind an activation's name in a config.
+
+  Args:
+    activation_string: "gelu", "gelu_exact", "relu", "tanh", "linear" (case
+      does not matter); None or "" mean linear. Anything that is not a str is
+      returned as it is.
+
+  Returns:
+    function of a tensor, or None for linear.
+
+  Raises:
+    ValueError: the name is unknown.
+  """
+  if not isinstance(activation_string, str):
+    return activation_string
+  functions = {"": None, "linear": None, "relu": tf.nn.relu, "gelu": gelu,
+               "gelu_exact": gelu_exact, "tanh": tf.tanh}
+  name = activation_string.lower()
+  if name not in functions:
+    raise ValueError(
+        "Unsupported activation `%s`; there are %s." % (
+            activation_string, ", ".join(sorted(filter(None, functions)))))
+  return functions[name]
+
+
+def dropout(input_tensor, dropout_prob):
+  """Zeroes elements with probability `dropout_prob`, scaling up the others.
+
+  Args:
+    input_tensor: float tensor.
+    dropout_prob: float, probability of dropping (not of keeping); None or 0
+      return the tensor itself.
+  """
+  if not dropout_prob:
+    return input_tensor
+  return tf.nn.dropout(input_tensor, rate=dropout_prob)
+
+
+def layer_norm(input_tensor, name=None):
+  """Layer normalisation over the last axis, with learnt scale and offset.
+
+  Ba et al., arXiv:1607.06450, section 3. Variables `beta` and `gamma` [D],
+  created in this order under `name` (default "LayerNorm").
+
+  Args:
+    input_tensor: float [..., D].
+    name: str, variable scope.
+
+  Returns:
+    float [..., D].
+  """
+  with tf.variable_scope(name, default_name="LayerNorm"):
+    depth = input_tensor.shape.as_list()[-1]
+    beta = tf.get_variable(
+        "beta", [depth], initializer=tf.zeros_initializer())
+    gamma = tf.get_variable(
+        "gamma", [depth], initializer=tf.ones_initializer())
+    mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
+    return tf.nn.batch_normalization(
+        input_tensor, mean, variance, beta, gamma, LAYER_NORM_EPSILON)
+
+
+def layer_norm_and_dropout(input_tensor, dropout_prob, name=None):
+  """`layer_norm`, then `dropout`."""
+  return dropout(layer_norm(input_tensor, name), dropout_prob)
+
+
+def create_initializer(initializer_range=0.02):
+  """Normal distribution around 0, cut at two standard deviations."""
+  return tf.truncated_normal_initializer(stddev=initializer_range)
+
+
+def _dense(matrix, units, initializer_range, activation=None, name="dense"):
+  """activation(matrix * kernel + bias).
+
+  Args:
+    matrix: float [M, D].
+    units: int, columns of the result.
+    initializer_range: float, standard deviation of the initial kernel.
+    activation: function or None.
+    name: str, variable scope of `kernel` [D, units] and `bias` [units].
+
+  Returns:
+    float [M, units].
+  """
+  with tf.variable_scope(name):
+    kernel = tf.get_variable(
+        "kernel", [matrix.shape.as_list()[-1], units],
+        initializer=create_initializer(initializer_range))
+    bias = tf.get_variable(
+        "bias", [units], initializer=tf.zeros_initializer())
+    output = tf.nn.bias_add(tf.matmul(matrix, kernel), bias)
+    return activation(output) if activation else output
+
+
+def embedding_lookup(input_ids,
+                     vocab_size,
+                     embedding_size=128,
+                     initializer_range=0.02,
+                     word_embedding_name="word_embeddings",
+                     use_one_hot_embeddings=False):
+  """Vectors of words.
+
+  Args:
+    input_ids: int [B, T] or [B, T, inputs].
+    vocab_size: int, V.
+    embedding_size: int, D.
+    initializer_range: float, standard deviation of the initial table.
+    word_embedding_name: str, the table's variable name.
+    use_one_hot_embeddings: bool, multiply one-hot vectors with the table
+      (better on TPUs) instead of gathering its rows.
+
+  Returns:
+    (float [B, T, D * inputs], float [V, D]): the vectors and the table.
+  """
+  if input_ids.shape.ndims == 2:
+    input_ids = tf.expand_dims(input_ids, axis=-1)  # [B, T, 1]
+  shape = get_shape_list(input_ids)
+  table = tf.get_variable(
+      word_embedding_name, [vocab_size, embedding_size],
+      initializer=create_initializer(initializer_range))
+  flat_ids = tf.reshape(input_ids, [-1])  # [B * T * inputs]
+  if use_one_hot_embeddings:
+    vectors = tf.matmul(tf.one_hot(flat_ids, depth=vocab_size), table)
+  else:
+    vectors = tf.gather(table, flat_ids)
+  output = tf.reshape(
+      vectors, shape[:-1] + [shape[-1] * embedding_size])  # [B, T, D * inputs]
+  return output, table
+
+
+def embedding_postprocessor(input_tensor,
+                            use_token_type=False,
+                            token_type_ids=None,
+                            token_type_vocab_size=16,
+                            token_type_embedding_name="token_type_embeddings",
+                            use_position_embeddings=True,
+                            position_embedding_name="position_embeddings",
+                            initializer_range=0.02,
+                            max_position_embeddings=512,
+                            dropout_prob=0.1):
+  """Adds segment and position embeddings; then LayerNorm and dropout.
+
+  Args:
+    input_tensor: float [B, T, D], word embeddings.
+    use_token_type: bool, add an embedding of `token_type_ids`.
+    token_type_ids: int [B, T]; needed if `use_token_type`.
+    token_type_vocab_size: int, number of segment ids.
+    token_type_embedding_name: str, variable name.
+    use_position_embeddings: bool, add an embedding of the position.
+    position_embedding_name: str, variable name.
+    initializer_range: float, standard deviation of the initial tables.
+    max_position_embeddings: int, longest T the position table allows.
+    dropout_prob: float, dropout of the result.
+
+  Returns:
+    float [B, T, D].
+
+  Raises:
+    ValueError: `use_token_type` without ids, or T known to be too long.
+  """
+  batch_size, length, width = get_shape_list(input_tensor, expected_rank=3)
+  output = input_tensor
+  if use_token_type:
+    if token_type_ids is None:
+      raise ValueError(
+          "`token_type_ids` must be given if `use_token_type` is True.")
+    vectors = _token_type_embeddings(
+        tf.reshape(token_type_ids, [-1]), token_type_vocab_size, width,
+        token_type_embedding_name, initializer_range)
+    output += tf.reshape(vectors, [batch_size, length, width])  # [B, T, D]
+  if use_position_embeddings:
+    table = _position_table(max_position_embeddings, width,
+                            position_embedding_name, initializer_range)
+    with tf.control_dependencies(
+        _check_positions(length, max_position_embeddings)):
+      output += tf.slice(table, [0, 0], [length, -1])  # [T, D], over the batch
+  return layer_norm_and_dropout(output, dropout_prob)
+
+
+def _token_type_embeddings(flat_ids, vocab_size, width, name,
+                           initializer_range):
+  """int [M] -> float [M, D]."""
+  table = tf.get_variable(
+      name, [vocab_size, width],
+      initializer=create_initializer(initializer_range))
+  # So few rows that a product is faster than a gather on every device.
+  return tf.matmul(tf.one_hot(flat_ids, depth=vocab_size), table)
+
+
+def _position_table(max_position_embeddings, width, name, initializer_range):
+  return tf.get_variable(
+      name, [max_position_embeddings, width],
+      initializer=create_initializer(initializer_range))
+
+
+def _check_positions(length, max_position_embeddings):
+  """Ops that fail where `length` (int or scalar tensor) has no position."""
+  if isinstance(length, int):
+    if length > max_position_embeddings:
+      raise ValueError(
+          "A sequence of %d tokens is longer than the model's "
+          "max_position_embeddings, %d." % (length, max_position_embeddings))
+    return []
+  return [tf.debugging.assert_less_equal(
+      length, max_position_embeddings,
+      message="The sequence is longer than max_position_embeddings")]
+
+
+def create_attention_mask_from_input_mask(from_tensor, to_mask):
+  """A mask of which positions may attend to which.
+
+  Args:
+    from_tensor: [B, F] or [B, F, ...], only its shape counts.
+    to_mask: int [B, T], 1 where there is something to attend to.
+
+  Returns:
+    float [B, F, T], `to_mask` repeated for every query.
+  """
+  from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
+  batch_size, to_length = get_shape_list(to_mask, expected_rank=2)
+  mask = tf.cast(tf.expand_dims(to_mask, 1), tf.float32)  # [B, 1, T]
+  return tf.broadcast_to(mask, [batch_size, from_shape[1], to_length])
+
+
+def attention_layer(from_tensor,
+                    to_tensor,
+                    attention_mask=None,
+                    num_attention_heads=1,
+                    size_per_head=512,
+                    query_act=None,
+                    key_act=None,
+                    value_act=None,
+                    attention_probs_dropout_prob=0.0,
+                    initializer_range=0.02,
+                    do_return_2d_tensor=False,
+                    batch_size=None,
+                    from_seq_length=None,
+                    to_seq_length=None):
+  """Multi-head attention from one tensor to another (or to itself).
+
+  Vaswani et al., arXiv:1706.03762, section 3.2. Variables `query`, `key` and
+  `value`, each with `kernel` and `bias`.
+
+  Args:
+    from_tensor: float [B, F, D], or [B * F, D].
+    to_tensor: float [B, T, D], or [B * T, D].
+    attention_mask: [B, F, T], or [B, 1, T] if the same for every query; 0
+      where a query must not look.
+    num_attention_heads: int, N.
+    size_per_head: int, H.
+    query_act: activation of the queries, or None.
+    key_act: activation of the keys, or None.
+    value_act: activation of the values, or None.
+    attention_probs_dropout_prob: float, dropout of the probabilities.
+    initializer_range: float, standard deviation of the initial kernels.
+    do_return_2d_tensor: bool, return a matrix instead of sequences.
+    batch_size: int or scalar tensor, B; needed for inputs of rank 2.
+    from_seq_length: likewise F.
+    to_seq_length: likewise T.
+
+  Returns:
+    float [B, F, N * H], or [B * F, N * H].
+
+  Raises:
+    ValueError: ranks differ, or a size needed is not given.
+  """
+  from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
+  to_shape = get_shape_list(to_tensor, expected_rank=[2, 3])
+  if len(from_shape) != len(to_shape):
+    raise ValueError(
+        "`from_tensor` and `to_tensor` must be of one rank, not %d and %d."
+        % (len(from_shape), len(to_shape)))
+  if len(from_shape) == 3:
+    batch_size, from_seq_length = from_shape[:2]
+    to_seq_length = to_shape[1]
+  elif batch_size is None or from_seq_length is None or to_seq_length is None:
+    raise ValueError(
+        "Matrices say nothing of sequences: `batch_size`, `from_seq_length` "
+        "and `to_seq_length` must all be given.")
+  width = num_attention_heads * size_per_head
+
+  def project(tensor, activation, name, length):
+    matrix = _dense(reshape_to_matrix(tensor), width, initializer_range,
+                    get_activation(activation), name)
+    return tf.reshape(matrix, [batch_size, length, width])  # [B, length, N*H]
+
+  context = _attend(
+      project(from_tensor, query_act, "query", from_seq_length),
+      project(to_tensor, key_act, "key", to_seq_length),
+      project(to_tensor, value_act, "value", to_seq_length),
+      attention_mask, num_attention_heads, attention_probs_dropout_prob)
+  return reshape_to_matrix(context) if do_return_2d_tensor else context
+
+
+def _attend(query, key, value, attention_mask, num_attention_heads,
+            dropout_prob):
+  """Scaled dot-product attention in each head.
+
+  Args:
+    query: float [B, F, N * H].
+    key: float [B, T, N * H].
+    value: float [B, T, N * H].
+    attention_mask: [B, F or 1, T], or None.
+    num_attention_heads: int, N.
+    dropout_prob: float, dropout of the probabilities.
+
+  Returns:
+    float [B, F, N * H].
+  """
+  batch_size, from_length, width = get_shape_list(query)
+  size_per_head = width // num_attention_heads
+
+  def split_heads(tensor):
+    length = get_shape_list(tensor)[1]
+    heads = tf.reshape(
+        tensor, [batch_size, length, num_attention_heads, size_per_head])
+    return tf.transpose(heads, [0, 2, 1, 3])  # [B, N, length, H]
+
+  # Scaling the queries is the same as scaling the scores, which are more.
+  query = split_heads(query * (1.0 / math.sqrt(size_per_head)))
+  scores = tf.matmul(query, split_heads(key), transpose_b=True)  # [B, N, F, T]
+  if attention_mask is not None:
+    hidden = 1.0 - tf.cast(tf.expand_dims(attention_mask, 1), scores.dtype)
+    scores += hidden * MASKED_SCORE  # [B, 1, F or 1, T] over the heads
+  probabilities = dropout(tf.nn.softmax(scores), dropout_prob)
+  context = tf.matmul(probabilities, split_heads(value))  # [B, N, F, H]
+  context = tf.transpose(context, [0, 2, 1, 3])  # [B, F, N, H]
+  return tf.reshape(context, [batch_size, from_length, width])  # [B, F, N * H]
+
+
+def transformer_model(input_tensor,
+                      attention_mask=None,
+                      hidden_size=768,
+                      num_hidden_layers=12,
+                      num_attention_heads=12,
+                      intermediate_size=3072,
+                      intermediate_act_fn=gelu,
+                      hidden_dropout_prob=0.1,
+                      attention_probs_dropout_prob=0.1,
+                      initializer_range=0.02,
+                      do_return_all_layers=False):
+  """The encoder: a stack of identical layers.
+
+  Vaswani et al., arXiv:1706.03762, section 3.1, with LayerNorm after each
+  residual sum.
+
+  Args:
+    input_tensor: float [B, T, D].
+    attention_mask: [B, T, T], or [B, 1, T]; 0 where a token must not look.
+    hidden_size: int, D.
+    num_hidden_layers: int.
+    num_attention_heads: int, N; divides `hidden_size`.
+    intermediate_size: int, width of the feed-forward layer.
+    intermediate_act_fn: function, its activation.
+    hidden_dropout_prob: float, dropout before each residual sum.
+    attention_probs_dropout_prob: float, dropout of attention probabilities.
+    initializer_range: float, standard deviation of the initial kernels.
+    do_return_all_layers: bool, return every layer's output.
+
+  Returns:
+    float [B, T, D], or a list of them, first layer first.
+
+  Raises:
+    ValueError: the heads do not divide the hidden size, or the input is not
+      `hidden_size` wide.
+  """
+  batch_size, length, _ = get_shape_list(input_tensor, expected_rank=3)
+  layout = _PaddedTokens(tf.ones([batch_size, length], tf.int32))
+  layout.attention_mask = attention_mask
+  layers = _encode(
+      reshape_to_matrix(input_tensor), layout, hidden_size, num_hidden_layers,
+      num_attention_heads, intermediate_size, intermediate_act_fn,
+      hidden_dropout_prob, attention_probs_dropout_prob, initializer_range)
+  if do_return_all_layers:
+    return [layout.to_sequences(layer) for layer in layers]
+  return layout.to_sequences(layers[-1])
+
+
+def _encode(matrix, layout, hidden_size, num_hidden_layers,
+            num_attention_heads, intermediate_size, intermediate_act_fn,
+            hidden_dropout_prob, attention_probs_dropout_prob,
+            initializer_range):
+  """The encoder on a token matrix [M, D]: a list of such, a layer each."""
+  if hidden_size % num_attention_heads:
+    raise ValueError(
+        "The hidden size (%d) is not a multiple of the number of attention "
+        "heads (%d)." % (hidden_size, num_attention_heads))
+  width = matrix.shape.as_list()[-1]
+  if width != hidden_size:
+    raise ValueError(
+        "The width of the input (%d) and the hidden size (%d) must be equal "
+        "for the residual sums." % (width, hidden_size))
+
+  def add_and_norm(branch, units, residual):
+    output = _dense(branch, units, initializer_range)
+    return layer_norm(dropout(output, hidden_dropout_prob) + residual)
+
+  layers = []
+  for index in range(num_hidden_layers):
+    with tf.variable_scope("layer_%d" % index):
+      with tf.variable_scope("attention"):
+        with tf.variable_scope("self"):
+          context = _self_attention(
+              matrix, layout, hidden_size, num_attention_heads,
+              attention_probs_dropout_prob, initializer_range)
+        with tf.variable_scope("output"):
+          attended = add_and_norm(context, hidden_size, matrix)
+      with tf.variable_scope("intermediate"):
+        wide = _dense(attended, intermediate_size, initializer_range,
+                      intermediate_act_fn)
+      with tf.variable_scope("output"):
+        matrix = add_and_norm(wide, hidden_size, attended)
+    layers.append(matrix)
+  return layers
+
+
+def _self_attention(matrix, layout, hidden_size, num_attention_heads,
+                    dropout_prob, initializer_range):
+  """[M, D] -> [M, D]; variables as in `attention_layer`."""
+  query, key, value = [
+      layout.to_attention(
+          _dense(matrix, hidden_size, initializer_range, name=name))
+      for name in ("query", "key", "value")]
+  return layout.from_attention(
+      _attend(query, key, value, layout.attention_mask, num_attention_heads,
+              dropout_prob))
+
+
+# Shapes.
+
+
+def get_shape_list(tensor, expected_rank=None, name=None):
+  """A tensor's shape: ints where known, scalar tensors where not.
+
+  Args:
+    tensor: tensor.
+    expected_rank: None, an int, or a list of ints it must be one of.
+    name: str, what to call the tensor in an error.
+
+  Raises:
+    ValueError: the rank is not the expected one.
+  """
+  if expected_rank is not None:
+    assert_rank(tensor, expected_rank, name)
+  static = tensor.shape.as_list()
+  if None not in static:
+    return static
+  dynamic = tf.shape(tensor)
+  return [dynamic[axis] if size is None else size
+          for axis, size in enumerate(static)]
+
+
+def reshape_to_matrix(input_tensor):
+  """[..., D] -> [M, D]; a matrix is returned as it is.
+
+  Raises:
+    ValueError: the rank is below 2.
+  """
+  if input_tensor.shape.ndims < 2:
+    raise ValueError(
+        "A tensor of rank 2 or more is needed, not of shape %s."
+        % input_tensor.shape)
+  if input_tensor.shape.ndims == 2:
+    return input_tensor
+  return tf.reshape(
+      input_tensor, [-1, input_tensor.shape.as_list()[-1]])  # [M, D]
+
+
+def reshape_from_matrix(output_tensor, orig_shape_list):
+  """[M, width] -> the original shape, but `width` wide.
+
+  Undoes `reshape_to_matrix`.
+  """
+  if len(orig_shape_list) == 2:
+    return output_tensor
+  width = get_shape_list(output_tensor)[-1]
+  return tf.reshape(
+      output_tensor, list(orig_shape_list[:-1]) + [width])  # [..., width]
+
+
+def assert_rank(tensor, expected_rank, name=None):
+  """Checks a tensor's rank.
+
+  Args:
+    tensor: tensor.
+    expected_rank: int, or a list of ints it must be one of.
+    name: str, what to call the tensor in the error.
+
+  Raises:
+    ValueError: it has another rank.
+  """
+  allowed = np.atleast_1d(expected_rank).tolist()
+  if tensor.shape.ndims not in allowed:
+    raise ValueError(
+        "Tensor `%s` has rank %s (shape %s), but rank %s is needed." % (
+            # Eager tensors have no name.
+            name or getattr(tensor, "op", None) and tensor.name or "input",
+            tensor.shape.ndims, tensor.shape,
+            " or ".join(str(rank) for rank in allowed)))
