@@ -1,0 +1,294 @@
+"""Turns a loss into a training step: schedule, clipping, Adam with decay.
+
+For example
+
+  train_op = optimization.create_optimizer(
+      loss, init_lr=2e-5, num_train_steps=1000, num_warmup_steps=100,
+      use_tpu=False)
+
+The optimizer is Adam (Kingma and Ba, arXiv:1412.6980) without its bias
+correction and with the weight decay taken out of the gradient (Loshchilov and
+Hutter, arXiv:1711.05101). BERT was pre-trained with it (arXiv:1810.04805,
+appendix A.2).
+"""
+
+import re
+
+import tensorflow.compat.v1 as tf
+
+# Graph collection that holds the learning rate of each train op.
+LEARNING_RATE_COLLECTION = "learning_rate"
+
+_CLIP_NORM = 1.0
+_WEIGHT_DECAY_RATE = 0.01
+_NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
+# Number of elements from which on compiling the update of a variable pays.
+_MIN_COMPILED_SIZE = 1 << 16
+
+
+def learning_rate(init_lr, num_train_steps, num_warmup_steps,
+                  global_step=None):
+  """Builds the learning rate: linear warm-up, then linear decay to zero.
+
+  The decay line runs from `init_lr` at step 0 to zero at `num_train_steps`; the
+  warm-up line, from zero at step 0, replaces it below `num_warmup_steps`. So
+  the rate falls from about `init_lr` to
+  `init_lr * (1 - num_warmup_steps / num_train_steps)` when the warm-up ends.
+
+  Args:
+    init_lr: float, peak of the warm-up line.
+    num_train_steps: int, steps until the rate is zero; it stays there.
+    num_warmup_steps: int, steps of warm-up; none if 0 or None.
+    global_step: int scalar, number of steps done. Default: the graph's.
+
+  Returns:
+    float32 scalar tensor named `learning_rate`.
+
+  Raises:
+    ValueError: `num_train_steps` is not positive.
+  """
+  if num_train_steps is None or num_train_steps <= 0:
+    raise ValueError(
+        "`num_train_steps` is %s, but must be at least 1. When it is computed "
+        "from the data it is int(examples / train_batch_size * "
+        "num_train_epochs): use more examples, a smaller `train_batch_size` or "
+        "a larger `num_train_epochs`." % (num_train_steps,))
+  if global_step is None:
+    global_step = tf.train.get_or_create_global_step()
+  peak = tf.constant(init_lr, tf.float32)
+  step = tf.cast(global_step, tf.float32)
+  end = tf.constant(num_train_steps, tf.float32)
+  rate = peak * (1.0 - tf.minimum(step, end) / end)
+  if num_warmup_steps and num_warmup_steps > 0:
+    warmup_end = tf.constant(num_warmup_steps, tf.float32)
+    rate = tf.where(step < warmup_end, peak * (step / warmup_end), rate)
+  return tf.identity(rate, name="learning_rate")
+
+
+def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
+  """Builds the operation that does one training step.
+
+  The gradients of all trainable variables are clipped to a global norm of 1.
+  The norm of an embedding gradient given as rows (`tf.IndexedSlices`) is taken
+  before rows of the same word are added up.
+
+  The learning rate is added to the graph collection `learning_rate` and, except
+  on TPU, to the summaries.
+
+  Args:
+    loss: float scalar to minimise.
+    init_lr: float, see `learning_rate`.
+    num_train_steps: int, see `learning_rate`.
+    num_warmup_steps: int or None, see `learning_rate`.
+    use_tpu: bool, whether to add up the gradients of all TPU cores. Each core
+      clips its own beforehand.
+
+  Returns:
+    A `tf.Operation` that updates the variables, then increments the global
+    step.
+
+  Raises:
+    ValueError: `num_train_steps` is not positive, or `loss` depends on no
+      trainable variable.
+  """
+  global_step = tf.train.get_or_create_global_step()
+  rate = learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step)
+  _publish_learning_rate(rate, use_tpu)
+  variables = tf.trainable_variables()
+  gradients = tf.gradients(loss, variables)
+  if all(gradient is None for gradient in gradients):
+    raise ValueError(
+        "`loss` (%s) depends on none of the %d trainable variables: there is "
+        "nothing to train." % (loss.name, len(variables)))
+  settings = {
+      "learning_rate": rate,
+      "weight_decay_rate": _WEIGHT_DECAY_RATE,
+      "exclude_from_weight_decay": list(_NOT_DECAYED),
+  }
+  if use_tpu:
+    gradients, _ = tf.clip_by_global_norm(gradients, _CLIP_NORM)
+    optimizer = tf.tpu.CrossShardOptimizer(
+        AdamWeightDecayOptimizer(**settings))
+  else:
+    optimizer = AdamWeightDecayOptimizer(
+        gradient_scale=_clipping_factor(gradients, _CLIP_NORM), **settings)
+
+  updates = optimizer.apply_gradients(
+      zip(gradients, variables), global_step=global_step)
+  # After the updates, because they read the rate, which reads the step.
+  with tf.control_dependencies([updates]):
+    return tf.group(global_step.assign_add(1))
+
+
+def _publish_learning_rate(rate, use_tpu):
+  """Adds the rate to its collection and to the summaries, where possible."""
+  if tf.get_default_graph()._get_control_flow_context() is not None:
+    return  # Nothing inside a loop or a compiled part can be fetched.
+  tf.add_to_collection(LEARNING_RATE_COLLECTION, rate)
+  if not use_tpu:
+    # `tf.summary.scalar` would change the tag, as a tensor has that name.
+    summary = tf.raw_ops.ScalarSummary(tags="learning_rate", values=rate)
+    tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
+
+
+def _clipping_factor(gradients, clip_norm):
+  """Returns what to multiply the gradients by, as `tf.clip_by_global_norm`.
+
+  It is not a number if the norm is not finite, so that overflow shows in every
+  weight instead of being hidden by the clipping.
+  """
+  norm = tf.linalg.global_norm(gradients)
+  factor = clip_norm * tf.minimum(1.0 / norm, 1.0 / clip_norm)
+  not_a_number = tf.fill(tf.shape(norm), float("nan"))
+  return tf.where(tf.is_finite(norm), factor, not_a_number)
+
+
+class AdamWeightDecayOptimizer(tf.train.Optimizer):
+  """Adam without bias correction and with decoupled weight decay.
+
+  The moments of a variable are the variables `<its name>/adam_m` and
+  `<its name>/adam_v`, created in the current variable scope, or shared if that
+  scope has them already.
+  """
+
+  def __init__(
+      self, learning_rate, weight_decay_rate=0.0, beta_1=0.9, beta_2=0.999,
+      epsilon=1e-6, exclude_from_weight_decay=None,
+      name="AdamWeightDecayOptimizer", gradient_scale=None):
+    """Stores the settings; builds nothing.
+
+    Args:
+      learning_rate: float or float32 scalar.
+      weight_decay_rate: float, share of a weight taken off in a step, as a
+        multiple of the learning rate.
+      beta_1: float, decay rate of the mean of the gradients.
+      beta_2: float, decay rate of the mean of their squares.
+      epsilon: float, added to the root of the latter.
+      exclude_from_weight_decay: list of regular expressions; no decay for
+        variables in whose name one of them is found.
+      name: string, name of the optimizer.
+      gradient_scale: float32 scalar by which every gradient is multiplied, in
+        the same pass over the weights as the update; None for 1.
+    """
+    super(AdamWeightDecayOptimizer, self).__init__(False, name)
+    self.learning_rate, self.gradient_scale = learning_rate, gradient_scale
+    self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+    self.weight_decay_rate = weight_decay_rate
+    self.exclude_from_weight_decay = exclude_from_weight_decay
+    self._moments = []
+
+  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    """Builds the update of the variables.
+
+    Args:
+      grads_and_vars: pairs of a gradient (tensor, `tf.IndexedSlices` or None)
+        and its float32 variable; those with a None are skipped.
+      global_step: not used; the caller increments it.
+      name: string, name of the returned operation.
+
+    Returns:
+      A `tf.Operation`.
+    """
+    del global_step
+    pairs = [(gradient, param) for gradient, param in grads_and_vars
+             if gradient is not None and param is not None]
+    moments = [self._create_moments(param) for _, param in pairs]
+    compiled_update = tf.function(
+        self._update, jit_compile=True, autograph=False)
+    updates = []
+    # A gradient may be computed from other weights than its own. None of them
+    # may change before all the gradients are there.
+    with tf.control_dependencies([gradient for gradient, _ in pairs]):
+      rate = tf.convert_to_tensor(self.learning_rate, tf.float32)
+      for (gradient, param), (m, v) in zip(pairs, moments):
+        update = compiled_update if _is_compilable(param) else self._update
+        decayed = self._do_use_weight_decay(self._get_variable_name(param.name))
+        updates.append(update(
+            param, m, v, _to_dense(gradient, param), rate, self.gradient_scale,
+            decayed))
+    return tf.group(*updates, name=name)
+
+  def variables(self):
+    """Returns the moments created so far."""
+    return list(self._moments)
+
+  def _create_moments(self, param):
+    """Returns the variables with the two moments of `param`."""
+    prefix = self._get_variable_name(param.name)
+    with tf.variable_scope(
+        tf.get_variable_scope(), reuse=tf.AUTO_REUSE,
+        auxiliary_name_scope=False):
+      moments = [
+          tf.get_variable(
+              prefix + suffix, param.shape.as_list(), tf.float32,
+              initializer=tf.zeros_initializer(), trainable=False,
+              use_resource=_is_resource(param))
+          for suffix in ("/adam_m", "/adam_v")]
+    self._moments += moments
+    return moments
+
+  def _update(self, param, m, v, gradient, rate, scale, decayed):
+    """Does a step on a weight and its moments.
+
+    Args:
+      param, m, v: the three variables.
+      gradient: tensor of their shape.
+      rate: scalar, learning rate.
+      scale: scalar that multiplies the gradient, or None.
+      decayed: bool, whether the weight decays.
+
+    Returns:
+      A tensor that is there when the step is done; its value has no meaning.
+    """
+    gradient = tf.cast(gradient, tf.float32)
+    if scale is not None:
+      gradient *= scale
+    old = tf.convert_to_tensor(param)
+    new_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+    new_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
+    change = new_m / (tf.sqrt(new_v) + self.epsilon)
+    if decayed:
+      # The decay bypasses the moments: as a part of the gradient it would be
+      # divided by the root of `v` (arXiv:1711.05101, section 2).
+      change += self.weight_decay_rate * old
+    assignments = [
+        m.assign(new_m), v.assign(new_v), param.assign(old - rate * change)]
+    with tf.control_dependencies(assignments):
+      return tf.identity(rate)
+
+  def _do_use_weight_decay(self, param_name):
+    """Tells whether the variable of that name decays."""
+    patterns = self.exclude_from_weight_decay or ()
+    return bool(self.weight_decay_rate) and not any(
+        re.search(pattern, param_name) for pattern in patterns)
+
+  def _get_variable_name(self, param_name):
+    """Returns the name without the `:0` of a tensor's name."""
+    return re.sub(r":\d+$", "", param_name)
+
+
+def _to_dense(gradient, param):
+  """Returns the gradient as a tensor; rows of the same index are added up."""
+  if not isinstance(gradient, tf.IndexedSlices):
+    return gradient
+  return tf.math.unsorted_segment_sum(
+      gradient.values, gradient.indices, param.shape[0])
+
+
+def _is_resource(variable):
+  return hasattr(variable, "handle")
+
+
+def _is_compilable(variable):
+  """Tells whether to compile the update of a variable by itself.
+
+  A weight matrix is too large for the caches, so its update takes as long as
+  the passes over memory. On CPU, XLA needs a third of those of separate
+  kernels, and works in place. On GPU it needs libraries that are often not
+  installed. Inside a loop or a compiled part, the update is compiled with the
+  rest or not at all.
+  """
+  return (_is_resource(variable) and tf.test.is_built_with_xla()
+          and variable.shape.num_elements() >= _MIN_COMPILED_SIZE
+          and tf.get_default_graph()._get_control_flow_context() is None
+          and not tf.config.list_physical_devices("GPU"))

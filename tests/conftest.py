@@ -1,0 +1,25 @@
+"""Fixtures that several test modules share.
+
+`data_dir` is the directory of real data sets, vocabularies and checkpoints:
+BERT_TEST_DATA, else ../shared/data beside the project. Tests that ask for it
+are skipped, with a message, where it is absent:
+
+  def test_something_on_real_text(data_dir):
+    path = os.path.join(data_dir, "text", "wiki.sentences.txt")
+"""
+
+import os
+
+import pytest
+
+PROJECT_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+  path = os.environ.get("BERT_TEST_DATA") or os.path.join(
+      os.path.dirname(PROJECT_DIR), "shared", "data")
+  if not os.path.isdir(path):
+    pytest.skip("No test data in %s; BERT_TEST_DATA may name another "
+                "place." % path)
+  return path

@@ -1,0 +1,655 @@
+"""Tests of modeling.py: `pytest tests/modeling_test.py`."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import modeling
+import optimization
+
+CONFIG = {
+    "vocab_size": 11, "hidden_size": 6, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 8, "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 9, "type_vocab_size": 3,
+    "initializer_range": 0.5}
+INPUT_IDS = [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 9, 10, 0, 0]]
+INPUT_MASK = [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+TOKEN_TYPE_IDS = [[0, 0, 0, 1, 1], [0, 1, 0, 0, 0], [0, 1, 2, 0, 0]]
+
+
+@pytest.fixture(autouse=True)
+def graph():
+  with tf.Graph().as_default() as new_graph:
+    tf.set_random_seed(1)
+    yield new_graph
+
+
+def create_config(**changes):
+  return modeling.BertConfig(**dict(CONFIG, **changes))
+
+
+def create_model(config=None, is_training=False, input_ids=INPUT_IDS,
+                 input_mask=INPUT_MASK, token_type_ids=TOKEN_TYPE_IDS,
+                 **kwargs):
+  return modeling.BertModel(
+      config or create_config(), is_training, tf.constant(input_ids),
+      None if input_mask is None else tf.constant(input_mask),
+      None if token_type_ids is None else tf.constant(token_type_ids),
+      **kwargs)
+
+
+def evaluate(tensors, seed=0):
+  """Returns the tensors' values for random values of all variables."""
+  random = np.random.RandomState(seed)
+  initializers = [variable.initializer for variable in tf.global_variables()]
+  with tf.Session() as session:
+    session.run(initializers, {
+        initializer.inputs[1]: random.normal(
+            0, 0.5, initializer.inputs[1].shape.as_list())
+        for initializer in initializers})
+    return session.run(tensors)
+
+
+# Variables.
+
+
+def test_variables_are_those_of_the_original_in_its_order():
+  create_model(create_config(num_hidden_layers=1))
+  assert [(v.op.name, v.shape.as_list()) for v in tf.global_variables()] == [
+      ("bert/embeddings/word_embeddings", [11, 6]),
+      ("bert/embeddings/token_type_embeddings", [3, 6]),
+      ("bert/embeddings/position_embeddings", [9, 6]),
+      ("bert/embeddings/LayerNorm/beta", [6]),
+      ("bert/embeddings/LayerNorm/gamma", [6]),
+      ("bert/encoder/layer_0/attention/self/query/kernel", [6, 6]),
+      ("bert/encoder/layer_0/attention/self/query/bias", [6]),
+      ("bert/encoder/layer_0/attention/self/key/kernel", [6, 6]),
+      ("bert/encoder/layer_0/attention/self/key/bias", [6]),
+      ("bert/encoder/layer_0/attention/self/value/kernel", [6, 6]),
+      ("bert/encoder/layer_0/attention/self/value/bias", [6]),
+      ("bert/encoder/layer_0/attention/output/dense/kernel", [6, 6]),
+      ("bert/encoder/layer_0/attention/output/dense/bias", [6]),
+      ("bert/encoder/layer_0/attention/output/LayerNorm/beta", [6]),
+      ("bert/encoder/layer_0/attention/output/LayerNorm/gamma", [6]),
+      ("bert/encoder/layer_0/intermediate/dense/kernel", [6, 8]),
+      ("bert/encoder/layer_0/intermediate/dense/bias", [8]),
+      ("bert/encoder/layer_0/output/dense/kernel", [8, 6]),
+      ("bert/encoder/layer_0/output/dense/bias", [6]),
+      ("bert/encoder/layer_0/output/LayerNorm/beta", [6]),
+      ("bert/encoder/layer_0/output/LayerNorm/gamma", [6]),
+      ("bert/pooler/dense/kernel", [6, 6]),
+      ("bert/pooler/dense/bias", [6]),
+  ]
+  assert tf.trainable_variables() == tf.global_variables()
+
+
+@pytest.mark.parametrize("real_tokens_only", [False, True])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_every_form_of_the_model_has_the_same_variables(
+    real_tokens_only, one_hot):
+  create_model(scope="a")
+  names = [v.op.name[2:] for v in tf.global_variables()]
+  create_model(scope="b", use_one_hot_embeddings=one_hot,
+               real_tokens_only=real_tokens_only)
+  assert [v.op.name[2:] for v in tf.global_variables("b/")] == names
+
+
+def test_initial_weights_are_normal_within_two_deviations():
+  create_model(create_config(vocab_size=400, initializer_range=0.02))
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    values = {v.op.name: session.run(v) for v in tf.global_variables()}
+  words = values["bert/embeddings/word_embeddings"]
+  assert 0.016 < np.std(words) < 0.019  # The cut takes 12% of 0.02 off.
+  assert 0.035 < np.max(np.abs(words)) <= 0.04
+  for name, value in values.items():
+    if name.endswith(("bias", "beta")):
+      assert not np.any(value), name
+    elif name.endswith("gamma"):
+      assert np.all(value == 1), name
+    else:
+      assert np.std(value) > 0.01 and np.max(np.abs(value)) <= 0.04, name
+
+
+def test_all_variables_but_the_pooler_get_a_gradient_from_any_layer():
+  model = create_model()
+  loss = tf.reduce_sum(model.get_sequence_output())
+  without = [variable.op.name for variable, gradient in zip(
+      tf.trainable_variables(),
+      tf.gradients(loss, tf.trainable_variables())) if gradient is None]
+  assert without == ["bert/pooler/dense/kernel", "bert/pooler/dense/bias"]
+
+
+def test_embedding_table_is_the_variable_to_tie_an_output_layer_to():
+  assert create_model().get_embedding_table() is tf.global_variables()[0]
+
+
+# Numbers, against NumPy.
+
+
+def layer_norm(x, beta=0.0, gamma=1.0):
+  centered = x - x.mean(-1, keepdims=True)
+  return gamma * centered / np.sqrt(
+      np.square(centered).mean(-1, keepdims=True) + 1e-12) + beta
+
+
+def softmax(x):
+  exponentials = np.exp(x - x.max(-1, keepdims=True))
+  return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def gelu(x):
+  return x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def attention(x, y, mask, weights, num_heads):
+  """Attention of one sequence, head by head."""
+  query, key, value = [
+      z @ weights[name + "/kernel"] + weights[name + "/bias"]
+      for name, z in (("query", x), ("key", y), ("value", y))]
+  size = query.shape[-1] // num_heads
+  heads = []
+  for start in range(0, query.shape[-1], size):
+    head = slice(start, start + size)
+    scores = query[:, head] @ key[:, head].T / math.sqrt(size)
+    heads.append(softmax(scores - 10000.0 * (1 - mask)) @ value[:, head])
+  return np.concatenate(heads, -1)
+
+
+class Weights:
+  """Weights by name; `under` enters a scope."""
+
+  def __init__(self, values, scope=""):
+    self.values, self.scope = values, scope
+
+  def under(self, scope):
+    return Weights(self.values, self.scope + scope + "/")
+
+  def __getitem__(self, name):
+    return self.values[self.scope + name]
+
+  def dense(self, x, scope="dense"):
+    return x @ self[scope + "/kernel"] + self[scope + "/bias"]
+
+  def norm(self, x):
+    return layer_norm(x, self["LayerNorm/beta"], self["LayerNorm/gamma"])
+
+
+def bert(weights, ids, mask, types, num_heads):
+  """Returns the layers of one sequence, embeddings first, and the pooled."""
+  scope = weights.under("bert/embeddings")
+  x = scope.norm(
+      scope["word_embeddings"][ids] + scope["token_type_embeddings"][types]
+      + scope["position_embeddings"][:len(ids)])
+  layers = [x]
+  for index in range(CONFIG["num_hidden_layers"]):
+    scope = weights.under("bert/encoder/layer_%d" % index)
+    context = attention(x, x, mask, scope.under("attention/self"), num_heads)
+    output = scope.under("attention/output")
+    x = output.norm(output.dense(context) + x)
+    wide = gelu(scope.under("intermediate").dense(x))
+    output = scope.under("output")
+    x = output.norm(output.dense(wide) + x)
+    layers.append(x)
+  pooled = np.tanh(weights.under("bert/pooler").dense(x[0]))
+  return np.array(layers), pooled
+
+
+@pytest.mark.parametrize("real_tokens_only", [False, True])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_outputs_equal_those_of_numpy(real_tokens_only, one_hot):
+  model = create_model(use_one_hot_embeddings=one_hot,
+                       real_tokens_only=real_tokens_only)
+  layers, pooled, values = evaluate([
+      [model.get_embedding_output()] + model.get_all_encoder_layers(),
+      model.get_pooled_output(),
+      {v.op.name: v for v in tf.global_variables()}])
+  assert layers[0].shape == (3, 5, 6) and pooled.shape == (3, 6)
+  weights = Weights({name: v.astype(np.float64) for name, v in values.items()})
+  for index, mask in enumerate(np.array(INPUT_MASK)):
+    expected, expected_pooled = bert(
+        weights, np.array(INPUT_IDS)[index], mask,
+        np.array(TOKEN_TYPE_IDS)[index], CONFIG["num_attention_heads"])
+    if real_tokens_only:
+      expected *= mask[:, None]
+    actual = np.array([layer[index] for layer in layers])
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(
+        pooled[index], expected_pooled, rtol=0, atol=2e-5)
+
+
+def test_attention_of_one_tensor_to_another_equals_that_of_numpy():
+  random = np.random.RandomState(2)
+  x, y = random.normal(size=[2, 3, 5]), random.normal(size=[2, 4, 7])
+  mask = np.array([[1, 1, 0, 1], [1, 0, 0, 0]])
+  output = modeling.attention_layer(
+      tf.constant(x, tf.float32), tf.constant(y, tf.float32),
+      modeling.create_attention_mask_from_input_mask(
+          tf.constant(x, tf.float32), tf.constant(mask)),
+      num_attention_heads=2, size_per_head=4)
+  with tf.variable_scope("", reuse=True):
+    matrix = modeling.attention_layer(
+        tf.constant(x.reshape([6, 5]), tf.float32),
+        tf.constant(y.reshape([8, 7]), tf.float32),
+        tf.broadcast_to(tf.constant(mask)[:, None, :], [2, 3, 4]),
+        num_attention_heads=2, size_per_head=4, do_return_2d_tensor=True,
+        batch_size=2, from_seq_length=3, to_seq_length=4)
+  output, matrix, values = evaluate([
+      output, matrix, {v.op.name: v for v in tf.global_variables()}])
+  expected = np.array([
+      attention(x[i], y[i], mask[i], Weights(values), 2) for i in range(2)])
+  np.testing.assert_allclose(output, expected, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(
+      matrix, expected.reshape([6, 8]), rtol=0, atol=2e-5)
+
+
+def test_layer_norm_equals_that_of_numpy_even_for_tiny_differences():
+  # With an epsilon of 1e-3 the second row would be nearly zero.
+  x = np.array([[1.0, 2.0, 6.0], [1e-4, 2e-4, 6e-4]], np.float32)
+  output = modeling.layer_norm(tf.constant(x))
+  assert [v.op.name for v in tf.global_variables()] == [
+      "LayerNorm/beta", "LayerNorm/gamma"]
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    output = session.run(output)
+  np.testing.assert_allclose(output, layer_norm(x), rtol=0, atol=2e-5)
+  np.testing.assert_allclose(
+      output[0], [-0.9258201, -0.46291, 1.3887301], atol=1e-5)
+  assert np.max(np.abs(output[1])) > 1
+
+
+def test_gelu_is_the_tanh_approximation_and_its_gradient_is_right():
+  x = np.array([-30.0, -3.0, -1.0, -0.1, 0.0, 0.5, 2.0, 30.0], np.float32)
+  tensor = tf.constant(x)
+  output = modeling.gelu(tensor)
+  gradient, = tf.gradients(output, tensor)
+  with tf.Session() as session:
+    output, gradient = session.run([output, gradient])
+  x = x.astype(np.float64)
+  np.testing.assert_allclose(output, gelu(x), rtol=0, atol=1e-6)
+  np.testing.assert_allclose(
+      output[1:4], [-0.0036373, -0.1588080, -0.0460172], atol=1e-6)
+  np.testing.assert_allclose(
+      gradient, (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5, rtol=0, atol=1e-5)
+
+
+def test_gelu_exact_uses_the_error_function():
+  x = np.array([-3.0, -1.0, 0.0, 0.5, 2.0], np.float32)
+  with tf.Session() as session:
+    output = session.run(modeling.gelu_exact(tf.constant(x)))
+  expected = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]
+  np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
+  assert modeling.get_activation("gelu_exact") is modeling.gelu_exact
+  assert abs(output[0] - gelu(-3.0)) > 1e-4
+
+
+def test_dropout_scales_what_it_keeps():
+  with tf.Session() as session:
+    kept = session.run(modeling.dropout(tf.ones([200, 100]), 0.2))
+  np.testing.assert_allclose(np.unique(kept), [0.0, 1.25])
+  assert abs(np.mean(kept == 0) - 0.2) < 0.02
+
+
+@pytest.mark.parametrize("probability", [0.0, None])
+def test_no_dropout_returns_the_tensor_itself(probability):
+  tensor = tf.ones([2])
+  assert modeling.dropout(tensor, probability) is tensor
+
+
+@pytest.mark.parametrize("real_tokens_only", [False, True])
+def test_dropout_acts_in_training_only(real_tokens_only):
+  config = create_config()
+  for is_training, same in ((False, True), (True, False)):
+    with tf.Graph().as_default(), tf.Session() as session:
+      output = create_model(
+          config, is_training,
+          real_tokens_only=real_tokens_only).get_sequence_output()
+      session.run(tf.global_variables_initializer())
+      first, second = session.run(output), session.run(output)
+    assert np.array_equal(first, second) == same
+  assert config.to_dict() == CONFIG
+
+
+# Padding.
+
+
+def test_missing_mask_and_types_are_ones_and_zeros():
+  with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+    given = create_model(input_mask=np.ones([3, 5], np.int32).tolist(),
+                         token_type_ids=np.zeros([3, 5], np.int32).tolist(),
+                         scope="bert")
+    left_out = create_model(input_mask=None, token_type_ids=None, scope="bert")
+  expected, actual = evaluate(
+      [given.get_sequence_output(), left_out.get_sequence_output()])
+  np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("real_tokens_only", [False, True])
+def test_padding_does_not_change_real_positions(real_tokens_only):
+  with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+    short = create_model(
+        input_ids=[[6, 7]], input_mask=[[1, 1]], token_type_ids=[[0, 1]],
+        scope="bert", real_tokens_only=real_tokens_only)
+    padded = create_model(scope="bert", real_tokens_only=real_tokens_only)
+    # Other words behind the mask.
+    filled = create_model(
+        input_ids=[[1, 2, 3, 4, 5], [6, 7, 1, 2, 3], [8, 9, 10, 4, 5]],
+        scope="bert", real_tokens_only=real_tokens_only)
+  short, padded, filled = evaluate([
+      (model.get_sequence_output(), model.get_pooled_output())
+      for model in (short, padded, filled)])
+  np.testing.assert_allclose(padded[0][1, :2], short[0][0], atol=2e-6)
+  np.testing.assert_allclose(padded[1][1], short[1][0], atol=2e-6)
+  mask = np.array(INPUT_MASK, bool)
+  np.testing.assert_array_equal(filled[0][mask], padded[0][mask])
+  np.testing.assert_array_equal(filled[1], padded[1])
+
+
+def build_both_forms(mask, one_hot=False, **kwargs):
+  """Returns the padded and the other form of the model, and their mask."""
+  with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+    models = [
+        create_model(input_mask=mask, scope="bert", real_tokens_only=value,
+                     use_one_hot_embeddings=one_hot, **kwargs)
+        for value in (False, True)]
+  return models + [np.array(mask)[:, :, None]]
+
+
+MASKS = {
+    "prefix": INPUT_MASK,
+    "longest is shorter than the batch": [
+        [1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]],
+    "holes": [[1, 0, 1, 0, 1], [1, 1, 0, 1, 0], [1, 0, 0, 0, 0]],
+    "no padding": [[1] * 5] * 3,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_computing_real_tokens_only_changes_nothing_but_padding(mask, one_hot):
+  padded, real, mask = build_both_forms(mask, one_hot)
+  expected, actual = evaluate([
+      {"embeddings": model.get_embedding_output(),
+       "layers": tf.stack(model.get_all_encoder_layers()),
+       "sequence": model.get_sequence_output(),
+       "pooled": model.get_pooled_output()} for model in (padded, real)])
+  np.testing.assert_allclose(actual.pop("pooled"), expected.pop("pooled"),
+                             rtol=0, atol=2e-6)
+  for name, value in actual.items():
+    np.testing.assert_allclose(
+        value, expected[name] * mask, rtol=0, atol=2e-6, err_msg=name)
+    assert not np.any(value * (1 - mask)), name
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_gradients_of_real_tokens_are_the_same_in_both_forms(mask, one_hot):
+  padded, real, mask = build_both_forms(mask, one_hot)
+  direction = np.random.RandomState(5).normal(size=[3, 5, 6]) * mask
+  gradients = []
+  for model in (padded, real):
+    loss = tf.reduce_sum(
+        model.get_sequence_output() * tf.constant(direction, tf.float32))
+    loss += tf.reduce_sum(tf.square(model.get_pooled_output()))
+    gradients.append([
+        tf.convert_to_tensor(gradient)
+        for gradient in tf.gradients(loss, tf.trainable_variables())])
+  expected, actual = evaluate(gradients)
+  for variable, left, right in zip(
+      tf.trainable_variables(), expected, actual):
+    np.testing.assert_allclose(
+        right, left, rtol=0, atol=2e-5, err_msg=variable.op.name)
+  assert np.max(np.abs(expected[0])) > 0.05
+
+
+@pytest.mark.parametrize("num_real_sequences", [0, 1])
+def test_sequences_without_tokens_give_finite_numbers(num_real_sequences):
+  mask = [[1, 1, 0, 0, 0]] * num_real_sequences
+  mask += [[0] * 5] * (3 - num_real_sequences)
+  padded, real, mask = build_both_forms(mask)
+  tensors = []
+  for model in (padded, real):
+    loss = tf.reduce_sum(model.get_pooled_output())
+    tensors.append([
+        model.get_sequence_output(), model.get_pooled_output(),
+        [tf.convert_to_tensor(gradient) for gradient in
+         tf.gradients(loss, tf.trainable_variables())]])
+  padded, real = evaluate(tensors)
+  for value in padded[2] + real[2] + [padded[0], padded[1], real[1]]:
+    assert np.all(np.isfinite(value))
+  np.testing.assert_allclose(
+      real[0][:num_real_sequences], padded[0][:num_real_sequences] * mask[
+          :num_real_sequences], rtol=0, atol=2e-6)
+  assert not np.any(real[0][num_real_sequences:])
+
+
+@pytest.mark.parametrize("real_tokens_only", [False, True])
+def test_sizes_of_the_batch_may_be_unknown(real_tokens_only):
+  ids, mask, types = [tf.placeholder(tf.int32, [None, None]) for _ in range(3)]
+  model = modeling.BertModel(
+      create_config(), False, ids, mask, types,
+      real_tokens_only=real_tokens_only)
+  outputs = [model.get_sequence_output(), model.get_pooled_output()]
+  assert outputs[0].shape.as_list()[2] == 6
+  assert outputs[1].shape.as_list()[1] == 6
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for rows, columns in ((3, 5), (1, 2)):
+      feed_dict = {
+          placeholder: np.array(values)[:rows, :columns]
+          for placeholder, values in zip(
+              (ids, mask, types), (INPUT_IDS, INPUT_MASK, TOKEN_TYPE_IDS))}
+      sequence, pooled = session.run(outputs, feed_dict)
+      assert sequence.shape == (rows, columns, 6)
+      assert pooled.shape == (rows, 6)
+    with pytest.raises(tf.errors.InvalidArgumentError,
+                       match="longer than max_position_embeddings"):
+      session.run(outputs, {
+          ids: [[1] * 10], mask: [[1] * 10], types: [[0] * 10]})
+
+
+# XLA.
+
+
+def xla_outputs(build):
+  outputs = tf.xla.experimental.compile(build)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    return [session.run(outputs) for _ in range(3)]
+
+
+def test_prediction_graph_compiles_with_xla():
+  def predict():
+    model = create_model(use_one_hot_embeddings=True)
+    return model.get_sequence_output(), model.get_pooled_output()
+
+  (sequence, pooled), _, _ = xla_outputs(predict)
+  assert sequence.shape == (3, 5, 6) and pooled.shape == (3, 6)
+  assert np.all(np.isfinite(sequence))
+
+
+def test_training_graph_compiles_with_xla():
+  def train():
+    model = create_model(is_training=True, use_one_hot_embeddings=True)
+    loss = tf.reduce_sum(tf.square(model.get_pooled_output() - 0.5))
+    step = optimization.create_optimizer(loss, 0.1, 100, 0, False)
+    with tf.control_dependencies([step]):
+      return tf.identity(loss)
+
+  losses = [loss for loss, in xla_outputs(train)]
+  assert np.all(np.isfinite(losses)) and len(set(losses)) == 3
+
+
+# Configuration.
+
+
+def test_config_survives_a_round_trip_with_keys_it_does_not_know(tmp_path):
+  released = dict(CONFIG, directionality="bidi", pooler_fc_size=768)
+  path = tmp_path / "bert_config.json"
+  path.write_text(json.dumps(released))
+  config = modeling.BertConfig.from_json_file(str(path))
+  assert config.to_dict() == released
+  assert config.directionality == "bidi"
+  text = config.to_json_string()
+  assert json.loads(text) == released
+  assert text.startswith('{\n  "attention_probs_dropout_prob": 0.1,\n  "dir')
+  assert text.endswith("}\n")
+  assert modeling.BertConfig.from_dict(json.loads(text)).to_dict() == released
+
+
+def test_config_has_the_defaults_of_the_original():
+  assert modeling.BertConfig(30522).to_dict() == {
+      "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12,
+      "num_attention_heads": 12, "intermediate_size": 3072,
+      "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+      "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 512,
+      "type_vocab_size": 16, "initializer_range": 0.02}
+
+
+def test_config_without_a_vocabulary_size_is_explained(tmp_path):
+  with pytest.raises(ValueError, match="vocab_size"):
+    modeling.BertConfig.from_dict({"hidden_size": 8})
+  path = tmp_path / "bert_config.json"
+  path.write_text('{"hidden_size": 8}')
+  with pytest.raises(ValueError, match="vocab_size"):
+    modeling.BertConfig.from_json_file(str(path))
+
+
+# Bad input.
+
+
+def test_hidden_size_must_be_a_multiple_of_the_heads():
+  with pytest.raises(ValueError, match=r"\b6\b.*multiple.*heads.*\b4\b"):
+    create_model(create_config(num_attention_heads=4))
+
+
+def test_unknown_activation_is_refused():
+  with pytest.raises(ValueError, match="Unsupported activation.*swish.*gelu"):
+    create_model(create_config(hidden_act="swish"))
+
+
+def test_activations_are_found_by_name():
+  assert modeling.get_activation("ReLU") is tf.nn.relu
+  assert modeling.get_activation("gelu") is modeling.gelu
+  assert modeling.get_activation("tanh") is tf.tanh
+  assert modeling.get_activation("linear") is None
+  assert modeling.get_activation("") is None
+  assert modeling.get_activation(None) is None
+  assert modeling.get_activation(math.exp) is math.exp
+
+
+def test_ids_of_another_rank_are_refused():
+  with pytest.raises(ValueError, match="rank"):
+    create_model(input_ids=[1, 2], input_mask=None, token_type_ids=None)
+
+
+def test_sequence_longer_than_the_position_table_is_refused():
+  with pytest.raises(ValueError, match="max_position_embeddings.*9"):
+    create_model(input_ids=[[1] * 10], input_mask=None, token_type_ids=None)
+
+
+def test_token_types_must_be_given_if_used():
+  with pytest.raises(ValueError, match="token_type_ids"):
+    modeling.embedding_postprocessor(tf.zeros([1, 2, 3]), use_token_type=True)
+
+
+def test_attention_on_matrices_needs_the_sizes():
+  with pytest.raises(ValueError, match="from_seq_length"):
+    modeling.attention_layer(tf.zeros([4, 3]), tf.zeros([4, 3]))
+  with pytest.raises(ValueError, match="rank"):
+    modeling.attention_layer(tf.zeros([4, 3]), tf.zeros([2, 2, 3]))
+
+
+def test_input_of_the_encoder_must_be_as_wide_as_its_layers():
+  with pytest.raises(ValueError, match=r"\b5\b.*\b6\b"):
+    modeling.transformer_model(
+        tf.zeros([1, 2, 5]), hidden_size=6, num_attention_heads=2)
+
+
+# Shapes.
+
+
+def test_shape_list_prefers_known_sizes():
+  tensor = tf.placeholder(tf.float32, [None, 3])
+  rows, columns = modeling.get_shape_list(tensor, expected_rank=[2, 3])
+  assert columns == 3
+  with tf.Session() as session:
+    assert session.run(rows, {tensor: np.zeros([4, 3])}) == 4
+  with pytest.raises(ValueError, match="`ids`.*rank"):
+    modeling.get_shape_list(tensor, expected_rank=3, name="ids")
+  with pytest.raises(ValueError, match="Placeholder"):
+    modeling.assert_rank(tensor, [1, 3])
+
+
+def test_shape_list_works_eagerly():
+  with tf.init_scope():
+    tensor = tf.zeros([2, 3])
+    assert modeling.get_shape_list(tensor, expected_rank=2) == [2, 3]
+    with pytest.raises(ValueError, match="rank"):
+      modeling.get_shape_list(tensor, expected_rank=1)
+
+
+def test_matrix_and_back():
+  tensor = tf.zeros([2, 3, 4])
+  matrix = modeling.reshape_to_matrix(tensor)
+  assert matrix.shape.as_list() == [6, 4]
+  assert modeling.reshape_to_matrix(matrix) is matrix
+  back = modeling.reshape_from_matrix(tf.zeros([6, 7]), [2, 3, 4])
+  assert back.shape.as_list() == [2, 3, 7]
+  assert modeling.reshape_from_matrix(matrix, [6, 4]) is matrix
+  with pytest.raises(ValueError, match="rank"):
+    modeling.reshape_to_matrix(tf.zeros([3]))
+
+
+# Checkpoints.
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+  with tf.Graph().as_default(), tf.Session() as session:
+    for name in ("shared/b", "shared/a", "only/there"):
+      tf.get_variable(name, [2], initializer=tf.ones_initializer())
+    session.run(tf.global_variables_initializer())
+    return tf.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+
+
+def test_assignment_map_names_what_graph_and_checkpoint_share(checkpoint):
+  tvars = [tf.get_variable(name, [2])
+           for name in ("shared/a", "only/here", "shared/b")]
+  assignment_map, names = modeling.get_assignment_map_from_checkpoint(
+      tvars, checkpoint)
+  assert list(assignment_map.items()) == [
+      ("shared/a", "shared/a"), ("shared/b", "shared/b")]
+  assert names == {
+      "shared/a": 1, "shared/a:0": 1, "shared/b": 1, "shared/b:0": 1}
+  tf.train.init_from_checkpoint(checkpoint, assignment_map)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    assert session.run(tvars[0]).tolist() == [1.0, 1.0]
+
+
+def test_comparison_with_a_checkpoint_tells_what_does_not_fit(checkpoint):
+  tvars = [tf.get_variable("shared/a", [2]), tf.get_variable("only/here", [2]),
+           tf.get_variable("shared/b", [3])]
+  coverage = modeling.compare_with_checkpoint(tvars, checkpoint)
+  assert coverage.matched == ["shared/a"]
+  assert coverage.missing == ["only/here"]
+  assert coverage.unused == ["only/there"]
+  assert coverage.mismatched == [("shared/b", [3], [2])]
+
+
+def test_checkpoint_is_found_by_any_of_its_names(checkpoint):
+  for name in (checkpoint, checkpoint + ".index", os.path.dirname(checkpoint),
+               checkpoint + ".data-00000-of-00001"):
+    assert modeling.resolve_checkpoint_path(name) == checkpoint
+
+
+def test_missing_checkpoint_is_reported_with_what_there_is(checkpoint):
+  with pytest.raises(ValueError, match="no checkpoint at .*modle.ckpt"):
+    modeling.resolve_checkpoint_path(
+        os.path.join(os.path.dirname(checkpoint), "modle.ckpt"))
