@@ -34,9 +34,26 @@ DEFINE_list = functools.partial(flags.DEFINE_list, allow_override=True)
 
 
 def define_alias(alias, name):
-  """Lets `--<alias>` stand for `--<name>`; a second declaration is harmless."""
-  if alias not in flags.FLAGS:
-    flags.DEFINE_alias(alias, name)
+  """Lets `--<alias>` stand for `--<name>`; a second declaration is harmless.
+
+  `flags.DEFINE_alias` would stay bound to the flag as it was declared when the
+  alias was made, which the next declaration replaces.
+  """
+  if alias in flags.FLAGS:
+    return
+  flag = flags.FLAGS[name]
+
+  class Alias(flags.Flag):
+
+    def parse(self, argument):
+      target = flags.FLAGS[name]
+      target.parse(argument)
+      target.using_default_value = False
+      self.present += 1
+
+  flags.DEFINE_flag(Alias(
+      flag.parser, flag.serializer, alias, flag.default,
+      "Alias for --%s." % name, boolean=flag.boolean))
 
 
 def define_model_flags():
@@ -161,11 +178,12 @@ def leftover_argument_warnings(leftovers, flag_names, command_line=None):
   command_line = sys.argv if command_line is None else command_line
   names = sorted(flag_names)
   messages = []
+  words = list(zip(command_line, command_line[1:]))
   for argument in leftovers:
     if argument.startswith("-"):
       messages.append(_unknown_flag_message(argument, names))
     else:
-      messages.append(_stray_word_message(argument, names, command_line))
+      messages.append(_stray_word_message(argument, names, words))
   return messages
 
 
@@ -178,10 +196,11 @@ def _unknown_flag_message(argument, names):
   return message
 
 
-def _stray_word_message(word, names, command_line):
-  for before, after in zip(command_line, command_line[1:]):
+def _stray_word_message(word, names, pairs):
+  for before, after in list(pairs):
     name = before.lstrip("-")
     if after == word and before.startswith("-") and name in names:
+      pairs.remove((before, after))  # Blamed once.
       return ("`%s %s` sets --%s to True and drops the word `%s`: a boolean "
               "flag takes its value after an equals sign, `--%s=%s`."
               % (before, word, name, word, name, word))

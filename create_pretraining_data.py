@@ -131,7 +131,7 @@ def _text_symbols(vocab_words):
                   lambda token: token.startswith("##"))
 
 
-class _Encoder(object):
+class _Encoder:
   """A tokenizer seen from its ids.
 
   Attributes:
@@ -177,7 +177,7 @@ def _whole_word_setting(do_whole_word_mask=None):
 # Instances.
 
 
-class TrainingInstance(object):
+class TrainingInstance:
   """A masked sentence pair.
 
   Attributes:
@@ -598,7 +598,7 @@ def _tokenized_block(path, start, end, encoder, max_seq_length):
                 np.asarray(breaks, np.int64), counts)
 
 
-class _Document(object):
+class _Document:
   """Sentences of one document, each a list of ids made when asked for."""
 
   __slots__ = ("_ids", "_starts", "_first", "_length")
@@ -615,7 +615,7 @@ class _Document(object):
     return self._ids[self._starts[start]:self._starts[start + 1]].tolist()
 
 
-class _Corpus(object):
+class _Corpus:
   """Tokenised documents in three flat files that are mapped into memory.
 
   `ids` holds the tokens, `sentences` where each sentence starts among them,
@@ -666,7 +666,7 @@ class _Corpus(object):
     _shuffle(self._order, rng)
 
 
-class _CorpusWriter(object):
+class _CorpusWriter:
   """Appends blocks to the columns of a `_Corpus`, and finds what looks odd."""
 
   def __init__(self, files, max_seq_length):
@@ -845,7 +845,7 @@ class _Rows(collections.namedtuple("_Rows", [
     }
 
 
-class _InstanceSpool(object):
+class _InstanceSpool:
   """Rows on disk, appended in turn and read in any order.
 
   The file has no name: nothing is left of it when a run is killed.
@@ -991,7 +991,7 @@ def _serialize(features):
   return entries.delimited(1).rows()
 
 
-class _Cells(object):
+class _Cells:
   """N byte strings side by side, as columns of a table with gaps.
 
   Attributes:
@@ -1072,7 +1072,7 @@ def _record_stream(path, gzip_output=False):
         yield compressed
 
 
-class _RecordWriter(object):
+class _RecordWriter:
   """Writes TFRecords to a binary stream, without TensorFlow.
 
   A record is its length (8 bytes), the length's checksum, the data, and the
@@ -1281,7 +1281,7 @@ def _put_in_place(source, path):
       shutil.move(source, partial)
 
 
-class _WorkFolder(object):
+class _WorkFolder:
   """The pieces of a run with workers."""
 
   def __init__(self, path):
@@ -1345,7 +1345,7 @@ def _plan(job, vocab_file):
 _worker = None
 
 
-class _Worker(object):
+class _Worker:
   """A worker's job and folder, and the corpus once it is there."""
 
   def __init__(self, job, folder):
@@ -1377,7 +1377,7 @@ def _in_worker(function, arguments):
   return function(_worker, *arguments)
 
 
-class _Workers(object):
+class _Workers:
   """A pool of processes that makes pieces."""
 
   def __init__(self, num_workers, job, folder):

@@ -89,6 +89,7 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       tpu_config=tpu_config)
   return tf.estimator.tpu.TPUEstimator(
       use_tpu=use_tpu,
+      eval_on_tpu=use_tpu,
       model_fn=model_fn,
       config=run_config,
       train_batch_size=train_batch_size,
@@ -168,7 +169,7 @@ class ProgressHook(tf.train.SessionRunHook):
           "rate that is too high and ids outside the vocabulary."
           % (self._step, self._num_train_steps))
     self._losses.append(loss)
-    if self._timed_from is None:
+    if self._timed_from is None and self._step < self._num_train_steps:
       self._timed_from = (self._step, time.time())
       self._interval_start = self._timed_from
     elif (self._step % self._log_steps == 0 or
@@ -185,9 +186,10 @@ class ProgressHook(tf.train.SessionRunHook):
     steps, seconds = (self._step - self._interval_start[0],
                       now - self._interval_start[1])
     rate = steps * self._batch_size / max(seconds, 1e-9)
-    seconds_a_step = (now - self._timed_from[1]) / (
-        self._step - self._timed_from[0])
-    left = (self._num_train_steps - self._step) * seconds_a_step
+    left = 0.0
+    if self._step < self._num_train_steps:
+      left = (now - self._timed_from[1]) / (self._step - self._timed_from[0])
+      left *= self._num_train_steps - self._step
     tf.logging.info(
         "step %d/%d (%.1f%%), loss = %.5f%s, %.1f examples/s, %s left",
         self._step, self._num_train_steps,
@@ -240,6 +242,11 @@ def init_from_checkpoint(init_checkpoint, use_tpu, mode=None, model_dir=None):
   if source:
     coverage = modeling.compare_with_checkpoint(variables, source)
     _check_coverage(coverage, source)
+    if resumed and coverage.missing:
+      raise ValueError(
+          "--output_dir holds the checkpoint %s, of another model: it lacks "
+          "%s. Give another --output_dir."
+          % (resumed, _list_names(coverage.missing)))
     initialized, missing = coverage.matched, coverage.missing
   else:
     initialized, missing = [], [_plain_name(v) for v in variables]
@@ -283,6 +290,9 @@ def _check_coverage(coverage, source):
   if coverage.mismatched:
     lines = ["  %s: %s in the model, %s in the checkpoint"
              % mismatch for mismatch in coverage.mismatched]
+    if len(lines) > MAX_NAMES_LISTED:
+      lines[MAX_NAMES_LISTED:] = [
+          "  and %d more" % (len(lines) - MAX_NAMES_LISTED)]
     raise ValueError(
         "The model does not fit the checkpoint %s:\n%s\nThe word embeddings' "
         "shape is [vocab_size, hidden_size] of --bert_config_file, and "
@@ -435,6 +445,9 @@ def training_steps(num_examples, batch_size, num_epochs, warmup_proportion):
   Raises:
     ValueError: there is not one whole step.
   """
+  if batch_size < 1:
+    raise ValueError(
+        "--train_batch_size=%d must be at least 1." % batch_size)
   num_train_steps = int(num_examples / batch_size * num_epochs)
   if num_train_steps < 1:
     raise ValueError(

@@ -11,10 +11,26 @@ Nothing here knows a task's file format, what a label means, or the model.
 """
 
 import contextlib
+import glob
+import os
 import struct
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+
+class _LazyTensorFlow:
+  """TensorFlow, imported when first used.
+
+  The import takes seconds and 400 MB, and to write text as records on a local
+  disk does not need it.
+  """
+
+  def __getattr__(self, name):
+    import tensorflow.compat.v1 as tensorflow
+    return getattr(tensorflow, name)
+
+
+tf = _LazyTensorFlow()
 
 # A training set of up to this many records is shuffled as a whole; the buffer
 # holds serialised records, about 1 kB each at 128 tokens.
@@ -81,7 +97,8 @@ def expand_files(patterns, flag_name):
     pattern = pattern.strip()
     if not pattern:
       continue
-    matches = tf.gfile.Glob(pattern)
+    find = tf.gfile.Glob if "://" in pattern else glob.glob
+    matches = find(pattern)
     if not matches:
       raise ValueError(
           "`--%s`: no file matches `%s`. Give existing files or globs, "
@@ -104,10 +121,20 @@ def atomic_path(path):
   try:
     yield partial
   except BaseException:
-    if tf.gfile.Exists(partial):
-      tf.gfile.Remove(partial)
+    _remove_if_there(partial)
     raise
-  tf.gfile.Rename(partial, path, overwrite=True)
+  if "://" in path:
+    tf.gfile.Rename(partial, path, overwrite=True)
+  else:
+    os.replace(partial, path)
+
+
+def _remove_if_there(path):
+  if "://" not in path:
+    if os.path.exists(path):
+      os.remove(path)
+  elif tf.gfile.Exists(path):
+    tf.gfile.Remove(path)
 
 
 @contextlib.contextmanager
@@ -115,6 +142,8 @@ def atomic_writer(path, mode="w"):
   """Opens `path` for writing; it appears, whole, only when the block ends."""
   with atomic_path(path) as partial:
     with tf.gfile.GFile(partial, mode) as writer:
+      # Otherwise a file to which nothing is written would never exist.
+      writer.write(b"" if "b" in mode else "")
       yield writer
 
 
@@ -229,7 +258,8 @@ def float_feature(values):
 
 def _varint(value):
   """Protocol buffers' base-128 encoding of an int64."""
-  value &= (1 << 64) - 1  # Negative numbers: two's complement, ten bytes.
+  # NumPy's integers would overflow. Negative: two's complement, ten bytes.
+  value = int(value) & (1 << 64) - 1
   encoded = bytearray()
   while value > 0x7F:
     encoded.append(value & 0x7F | 0x80)
@@ -354,6 +384,10 @@ def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
   return input_fn
 
 
+def _as_model_dtype(array):
+  return array.astype(np.int32 if array.dtype.kind in "iub" else np.float32)
+
+
 def memory_input_fn(arrays, is_training, drop_remainder,
                     shuffle_buffer_size=None, seed=None):
   """An Estimator `input_fn` over arrays held in memory.
@@ -372,7 +406,8 @@ def memory_input_fn(arrays, is_training, drop_remainder,
   Raises:
     ValueError: there is no row.
   """
-  arrays = {name: np.asarray(values) for name, values in arrays.items()}
+  arrays = {name: _as_model_dtype(np.asarray(values))
+            for name, values in arrays.items()}
   num_rows = len(next(iter(arrays.values())))
   if not num_rows:
     raise ValueError("There are no examples to read.")

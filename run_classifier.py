@@ -151,15 +151,15 @@ class DataProcessor:
 
   def get_train_examples(self, data_dir):
     """list of InputExample to train on."""
-    raise NotImplementedError(self._lacks("training"))
+    raise ValueError(self._lacks("training"))
 
   def get_dev_examples(self, data_dir):
     """list of InputExample to evaluate on."""
-    raise NotImplementedError(self._lacks("dev"))
+    raise ValueError(self._lacks("dev"))
 
   def get_test_examples(self, data_dir):
     """list of InputExample to predict; their labels do not count."""
-    raise NotImplementedError(self._lacks("test"))
+    raise ValueError(self._lacks("test"))
 
   def get_labels(self):
     """list of str, in the order of the model's outputs."""
@@ -193,7 +193,8 @@ def _read_quoted(lines, path, delimiter, quotechar='"'):
   try:
     # NULs stop older csv modules, and mean nothing to the tokenizer.
     reader = csv.reader((line.replace("\0", "") + "\n" for line in lines),
-                        delimiter=delimiter, quotechar=quotechar)
+                        delimiter=delimiter, quotechar=quotechar,
+                        strict=delimiter == ",")
     rows = []
     try:
       for fields in reader:
@@ -274,7 +275,9 @@ class ColumnProcessor(DataProcessor):
     return True
 
   def _warn_if_no_header(self, line, set_type):
-    if set_type != "test" and line and line[self.label_column] in self.labels:
+    width = max(max(self.text_columns), self.label_column)
+    if (set_type != "test" and len(line) > width and
+        line[self.label_column] in self.labels):
       tf.logging.warning(
           "%s is taken for the header and left out, but looks like an "
           "example.", getattr(line, "source", "The first line"))
@@ -307,12 +310,27 @@ class MrpcProcessor(ColumnProcessor):
 
 
 class QqpProcessor(ColumnProcessor):
-  """QQP: do two questions ask the same?"""
+  """QQP: do two questions ask the same?
+
+  The official training file has some rows without all of their columns: these
+  are left out, and counted.
+  """
 
   text_columns = (3, 4)
   test_text_columns = (1, 2)
   label_column = 5
   metrics = ("f1",)
+
+  def _create_examples(self, lines, set_type):
+    if set_type != "test":
+      whole = lines[:1] + [
+          line for line in lines[1:] if len(line) > self.label_column]
+      if len(whole) < len(lines):
+        tf.logging.warning(
+            "%d of %d lines of QQP's %s file lack columns and are left out.",
+            len(lines) - len(whole), len(lines), set_type)
+      lines = whole
+    return super()._create_examples(lines, set_type)
 
 
 class StsbProcessor(ColumnProcessor):
@@ -449,6 +467,11 @@ class CustomProcessor(DataProcessor):
       self._labels = sorted(found, key=_number_or_text)
       tf.logging.info("Labels in the training file: %s",
                       ", ".join(self._labels))
+      if len(found) < 2:
+        raise ValueError(
+            "The column `%s` of the training file holds the same label "
+            "everywhere: %s. There is nothing to tell apart."
+            % (self._label_column, ", ".join(found)))
     return self._labels
 
   def _read_set(self, data_dir, set_type):
@@ -470,6 +493,8 @@ class CustomProcessor(DataProcessor):
       value = 0.0 if self.is_regression else self.get_labels()[0]
     else:
       value = row[label].strip()
+      if not value:
+        raise ValueError("%s: the label is empty." % row.source)
     return InputExample(
         guid="%s-%d" % (set_type, index), text_a=fields[0],
         text_b=fields[1] if len(fields) > 1 else None,
@@ -814,9 +839,8 @@ def _classification_metrics(per_example_loss, label_ids, logits, is_real,
 
 def _confusion_counts(label_ids, predictions, weights, num_labels):
   """Counts [label, prediction] summed over batches, and the op that adds."""
-  counts = tf.get_variable(
-      "confusion_counts", [num_labels, num_labels], tf.float64,
-      initializer=tf.zeros_initializer(), trainable=False,
+  counts = tf.Variable(
+      tf.zeros([num_labels, num_labels], tf.float64), trainable=False,
       collections=[tf.GraphKeys.LOCAL_VARIABLES,
                    tf.GraphKeys.METRIC_VARIABLES])
   batch = tf.math.confusion_matrix(
@@ -913,12 +937,13 @@ def _average_ranks(values):
 def _create_processor():
   """The processor of --task_name, with the flags it needs."""
   task_name = FLAGS.task_name.lower()
-  task_name = _TASK_ALIASES.get(task_name, task_name)
-  if task_name == "custom":
+  if task_name not in processors:
+    task_name = _TASK_ALIASES.get(task_name, task_name)
+  if task_name == "custom" and task_name not in processors:
     return CustomProcessor(
         FLAGS.data_dir, FLAGS.text_column, FLAGS.text_b_column,
         FLAGS.label_column, FLAGS.labels, FLAGS.regression)
-  if task_name == "xnli":
+  if processors.get(task_name) is XnliProcessor:
     return XnliProcessor(FLAGS.xnli_language)
   if task_name not in processors:
     raise ValueError(
@@ -941,6 +966,9 @@ def _read_examples(processor, label_list):
       raise ValueError("There is no example to %s with in --data_dir=%s."
                        % (name, FLAGS.data_dir))
     for example in examples[name]:
+      if name == "predict" and example.label is None:
+        # A label that nothing reads: there is room for one in the records.
+        example.label = label_list[0] if label_list else 0.0
       _label_id(example, label_list)
   return examples
 
@@ -1064,9 +1092,12 @@ def _check_flags():
 def _create_tokenizer(config):
   tokenizer = tokenization.FullTokenizer(
       FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-  tokenization.validate_case_matches_vocab(
-      FLAGS.do_lower_case, tokenizer.vocab)
-  estimators.check_vocab_size(len(tokenizer.vocab), config, FLAGS.vocab_file)
+  missing = [t for t in ("[CLS]", "[SEP]") if t not in tokenizer.vocab]
+  if missing:
+    raise ValueError("--vocab_file=%s lacks %s, which every input needs."
+                     % (FLAGS.vocab_file, " and ".join(missing)))
+  estimators.check_vocab_size(
+      max(tokenizer.vocab.values()) + 1, config, FLAGS.vocab_file)
   return tokenizer
 
 

@@ -115,7 +115,7 @@ _NO_NULL_SCORE = 1000000
 
 
 @dataclasses.dataclass(eq=False)
-class SquadExample(object):
+class SquadExample:
   """A question about a context.
 
   Attributes:
@@ -303,7 +303,7 @@ def _report_reading(input_file, examples, skipped, marks, version_2):
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class InputFeatures(object):
+class InputFeatures:
   """One chunk of a context with its question, ready for the model.
 
   Attributes:
@@ -380,7 +380,7 @@ def convert_examples_to_features(examples, tokenizer, max_seq_length,
   builder.log_counts()
 
 
-class _FeatureBuilder(object):
+class _FeatureBuilder:
   """Makes the features of one question at a time.
 
   A context is tokenised for the first of its questions and forgotten after
@@ -622,7 +622,7 @@ def _log_feature(feature, is_training):
     tf.logging.info("impossible example")
 
 
-class FeatureWriter(object):
+class FeatureWriter:
   """Writes features to a TFRecord file, which appears when it is closed.
 
     with FeatureWriter("train.tf_record", is_training=True) as writer:

@@ -17,10 +17,9 @@ https://arxiv.org/abs/1609.08144, section 4.1 (WordPiece).
 import collections
 import itertools
 import logging
+import os
 import re
 import unicodedata
-
-import tensorflow.compat.v1 as tf
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -184,11 +183,11 @@ def load_vocab(vocab_file):
   Raises:
     ValueError: there is no such file, or it is empty.
   """
-  if not vocab_file or not tf.gfile.Exists(vocab_file):
+  if not vocab_file or not _exists(vocab_file):
     raise ValueError(
         "Vocabulary file %r does not exist. `--vocab_file` should name the "
         "vocab.txt that came with the checkpoint." % (vocab_file,))
-  with tf.gfile.GFile(vocab_file, "rb") as reader:
+  with _open_binary(vocab_file) as reader:
     lines = reader.read().decode("utf-8", "ignore").split("\n")
   if not lines[-1]:
     lines.pop()  # What follows the final line end is not a line.
@@ -202,6 +201,24 @@ def load_vocab(vocab_file):
   if len(vocab) < len(lines) or "" in vocab:
     _warn_of_odd_lines(vocab_file, lines)
   return vocab
+
+
+# Importing TensorFlow takes seconds and hundreds of megabytes, so that only
+# paths such as gs:// do.
+
+
+def _exists(path):
+  if "://" not in path:
+    return os.path.exists(path)
+  import tensorflow.compat.v1 as tf
+  return tf.gfile.Exists(path)
+
+
+def _open_binary(path):
+  if "://" not in path:
+    return open(path, "rb")
+  import tensorflow.compat.v1 as tf
+  return tf.gfile.GFile(path, "rb")
 
 
 def _warn_of_odd_lines(vocab_file, lines):
@@ -361,7 +378,7 @@ class _Cache(dict):
     return _Cache, (self._compute,)
 
 
-class _Configured(object):
+class _Configured:
   """Empties `_caches` whenever an attribute is assigned: they may be stale."""
 
   _caches = ()

@@ -32,6 +32,8 @@ def parsed_flags():
 
 
 def run_main(input_files, output_files, vocab_file, **options):
+  # Another script imported in this process may have another default.
+  options.setdefault("max_seq_length", 128)
   values = dict(
       options, input_file=",".join(map(str, input_files)),
       output_file=",".join(map(str, output_files)), vocab_file=str(vocab_file))

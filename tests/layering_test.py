@@ -23,7 +23,8 @@ ALLOWED_IMPORTS = {
     "optimization": set(),
     "input_pipeline": set(),
     "common_flags": set(),
-    "estimators": {"modeling"},
+    # For its safe way of writing a file.
+    "estimators": {"modeling", "input_pipeline"},
     "create_pretraining_data": {
         "tokenization", "input_pipeline", "common_flags"},
     "run_pretraining": {
@@ -51,6 +52,9 @@ FORBIDDEN_PACKAGES = {"keras", "tf_keras", "tensorflow_estimator"}
 
 # Given FLAGS as an argument, these look at the flags' names, not their values.
 TAKE_FLAG_NAMES = {"list", "set", "sorted", "leftover_argument_warnings"}
+
+# Declares a flag that hands its value on to another.
+DECLARES_ALIASES = ("common_flags", "define_alias")
 
 MAIN_OR_VALIDATION = {"main", "validate_flags_or_throw"}
 
@@ -158,6 +162,10 @@ def _flags_violations(module, tree):
     if not _mentions_flags(node) or _asks_for_names(node, parents):
       continue
     if module not in SCRIPTS:
+      functions = _enclosing_functions(node, parents)
+      names = [function.name for function in functions]
+      if module == DECLARES_ALIASES[0] and DECLARES_ALIASES[1] in names:
+        continue
       found.append((node.lineno, "FLAGS is for scripts"))
       continue
     functions = _enclosing_functions(node, parents)
@@ -266,7 +274,8 @@ def test_module_keeps_to_its_layer(module):
 
 
 def test_the_table_lists_the_modules_that_exist():
-  assert sorted(ALLOWED_IMPORTS) == _modules()
+  # The reverse does not hold: the table is ahead of scripts to come.
+  assert set(_modules()) <= set(ALLOWED_IMPORTS)
   assert SCRIPTS < set(ALLOWED_IMPORTS)
 
 
