@@ -160,6 +160,27 @@ def define_tpu_flags():
   DEFINE_integer("num_tpu_cores", 8, "TPU cores in use (with --use_tpu).")
 
 
+# Flags that name arguments of `estimators.create_estimator`.
+_ESTIMATOR_FLAGS = (
+    "output_dir", "train_batch_size", "eval_batch_size", "predict_batch_size",
+    "save_checkpoints_steps", "keep_checkpoint_max", "log_steps", "seed",
+    "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
+    "num_tpu_cores", "iterations_per_loop")
+
+
+def estimator_arguments(flag_values):
+  """The keyword arguments that `estimators.create_estimator` takes from flags.
+
+  Args:
+    flag_values: the script's `FLAGS`.
+
+  Returns:
+    dict of name to value, of the flags that are declared.
+  """
+  return {name: flag_values[name].value
+          for name in _ESTIMATOR_FLAGS if name in flag_values}
+
+
 def leftover_argument_warnings(leftovers, flag_names, command_line=None):
   """Explains the arguments that flag parsing left over.
 

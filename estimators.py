@@ -23,6 +23,9 @@ ModeKeys = tf.estimator.ModeKeys
 # The optimizer leaves its learning rate here for the progress line.
 LEARNING_RATE_COLLECTION = "learning_rate"
 
+# Scalars for the progress line besides the loss, by the name of their op.
+LOGGED_SCALARS_COLLECTION = "logged_scalars"
+
 # How many variable names a message lists before it counts the rest.
 MAX_NAMES_LISTED = 8
 
@@ -121,6 +124,20 @@ def train(estimator, input_fn, num_train_steps, batch_size, log_steps=100,
   estimator.train(input_fn=input_fn, max_steps=num_train_steps, hooks=hooks)
 
 
+def log_scalar(name, tensor, use_tpu):
+  """Puts a scalar into the progress line (its mean) and into TensorBoard.
+
+  Args:
+    name: str, what the line and TensorBoard call it.
+    tensor: float scalar.
+    use_tpu: bool; a TPU's tensors cannot be fetched, so nothing is done.
+  """
+  if not use_tpu:
+    tf.add_to_collection(
+        LOGGED_SCALARS_COLLECTION, tf.identity(tensor, name=name))
+    tf.summary.scalar(name, tensor)
+
+
 class ProgressHook(tf.train.SessionRunHook):
   """Logs step, total, mean loss, learning rate, examples/s and time left.
 
@@ -147,6 +164,9 @@ class ProgressHook(tf.train.SessionRunHook):
     rates = graph.get_collection(LEARNING_RATE_COLLECTION)
     if rates:
       self._tensors["learning_rate"] = rates[-1]
+    self._parts = {scalar.op.name.split("/")[-1]: scalar for scalar in
+                   graph.get_collection(LOGGED_SCALARS_COLLECTION)}
+    self._tensors.update(self._parts)
 
   def after_create_session(self, session, coord):
     del coord  # Part of the interface.
@@ -169,6 +189,8 @@ class ProgressHook(tf.train.SessionRunHook):
           "rate that is too high and ids outside the vocabulary."
           % (self._step, self._num_train_steps))
     self._losses.append(loss)
+    for name in self._parts:
+      self._part_values[name].append(run_values.results[name])
     if self._timed_from is None and self._step < self._num_train_steps:
       self._timed_from = (self._step, time.time())
       self._interval_start = self._timed_from
@@ -179,6 +201,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
   def _start_interval(self):
     self._losses = []
+    self._part_values = {name: [] for name in self._parts}
     self._interval_start = (self._step, time.time())
 
   def _write_line(self, learning_rate):
@@ -190,12 +213,15 @@ class ProgressHook(tf.train.SessionRunHook):
     if self._step < self._num_train_steps:
       left = (now - self._timed_from[1]) / (self._step - self._timed_from[0])
       left *= self._num_train_steps - self._step
+    numbers = ["loss = %.5f" % np.mean(self._losses)]
+    numbers += ["%s = %.5f" % (name, np.mean(values))
+                for name, values in self._part_values.items()]
+    if learning_rate is not None:
+      numbers.append("learning_rate = %.3g" % learning_rate)
     tf.logging.info(
-        "step %d/%d (%.1f%%), loss = %.5f%s, %.1f examples/s, %s left",
+        "step %d/%d (%.1f%%), %s, %.1f examples/s, %s left",
         self._step, self._num_train_steps,
-        100.0 * self._step / self._num_train_steps, np.mean(self._losses),
-        "" if learning_rate is None
-        else ", learning_rate = %.3g" % learning_rate,
+        100.0 * self._step / self._num_train_steps, ", ".join(numbers),
         rate, _format_seconds(left))
     summary = tf.Summary(value=[tf.Summary.Value(
         tag="examples_per_second", simple_value=rate)])
@@ -404,6 +430,25 @@ def check_sequence_length(max_seq_length, config, shortest=3):
         "tokens (the shortest holds [CLS], [SEP] and some text; the longest "
         "is `max_position_embeddings` of --bert_config_file)."
         % (max_seq_length, shortest, longest))
+
+
+def check_vocab(vocab, config, vocab_file):
+  """Whether a vocabulary can make this model's inputs.
+
+  Args:
+    vocab: dict of str token to int id.
+    config: modeling.BertConfig.
+    vocab_file: str, for the message.
+
+  Raises:
+    ValueError: [CLS] or [SEP] is missing, or an id has no embedding.
+  """
+  missing = [token for token in ("[CLS]", "[SEP]") if token not in vocab]
+  if missing:
+    raise ValueError("--vocab_file=%s lacks %s, which every input needs."
+                     % (vocab_file, " and ".join(missing)))
+  # Not the number of tokens: a duplicate line takes an id, too.
+  check_vocab_size(max(vocab.values()) + 1, config, vocab_file)
 
 
 def check_vocab_size(vocab_size, config, vocab_file):

@@ -195,7 +195,7 @@ class BertModel:
             initializer_range=config.initializer_range)
       # The pooler reads the first token of each sequence, [CLS].
       with tf.variable_scope("pooler"):
-        self.pooled_output = _dense(
+        self.pooled_output = dense(
             layout.first_tokens(layers[-1]), config.hidden_size,
             config.initializer_range, activation=tf.tanh)  # [B, D]
     self.embedding_output = layout.to_sequences(embeddings)
@@ -582,7 +582,8 @@ def create_initializer(initializer_range=0.02):
   return tf.truncated_normal_initializer(stddev=initializer_range)
 
 
-def _dense(matrix, units, initializer_range, activation=None, name="dense"):
+def dense(matrix, units, initializer_range=0.02, activation=None,
+          name="dense"):
   """activation(matrix * kernel + bias).
 
   Args:
@@ -793,7 +794,7 @@ def attention_layer(from_tensor,
   width = num_attention_heads * size_per_head
 
   def project(tensor, activation, name, length):
-    matrix = _dense(reshape_to_matrix(tensor), width, initializer_range,
+    matrix = dense(reshape_to_matrix(tensor), width, initializer_range,
                     get_activation(activation), name)
     return tf.reshape(matrix, [batch_size, length, width])  # [B, length, N*H]
 
@@ -905,7 +906,7 @@ def _encode(matrix, layout, hidden_size, num_hidden_layers,
         "for the residual sums." % (width, hidden_size))
 
   def add_and_norm(branch, units, residual):
-    output = _dense(branch, units, initializer_range)
+    output = dense(branch, units, initializer_range)
     return layer_norm(dropout(output, hidden_dropout_prob) + residual)
 
   layers = []
@@ -919,7 +920,7 @@ def _encode(matrix, layout, hidden_size, num_hidden_layers,
         with tf.variable_scope("output"):
           attended = add_and_norm(context, hidden_size, matrix)
       with tf.variable_scope("intermediate"):
-        wide = _dense(attended, intermediate_size, initializer_range,
+        wide = dense(attended, intermediate_size, initializer_range,
                       intermediate_act_fn)
       with tf.variable_scope("output"):
         matrix = add_and_norm(wide, hidden_size, attended)
@@ -932,7 +933,7 @@ def _self_attention(matrix, layout, hidden_size, num_attention_heads,
   """[M, D] -> [M, D]; variables as in `attention_layer`."""
   query, key, value = [
       layout.to_attention(
-          _dense(matrix, hidden_size, initializer_range, name=name))
+          dense(matrix, hidden_size, initializer_range, name=name))
       for name in ("query", "key", "value")]
   return layout.from_attention(
       _attend(query, key, value, layout.attention_mask, num_attention_heads,

@@ -1092,12 +1092,7 @@ def _check_flags():
 def _create_tokenizer(config):
   tokenizer = tokenization.FullTokenizer(
       FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-  missing = [t for t in ("[CLS]", "[SEP]") if t not in tokenizer.vocab]
-  if missing:
-    raise ValueError("--vocab_file=%s lacks %s, which every input needs."
-                     % (FLAGS.vocab_file, " and ".join(missing)))
-  estimators.check_vocab_size(
-      max(tokenizer.vocab.values()) + 1, config, FLAGS.vocab_file)
+  estimators.check_vocab(tokenizer.vocab, config, FLAGS.vocab_file)
   return tokenizer
 
 
@@ -1126,17 +1121,7 @@ def main(_):
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       is_regression=processor.is_regression, metrics=processor.metrics)
   estimator = estimators.create_estimator(
-      model_fn=model_fn, output_dir=FLAGS.output_dir,
-      train_batch_size=FLAGS.train_batch_size,
-      eval_batch_size=FLAGS.eval_batch_size,
-      predict_batch_size=FLAGS.predict_batch_size,
-      save_checkpoints_steps=FLAGS.save_checkpoints_steps,
-      keep_checkpoint_max=FLAGS.keep_checkpoint_max,
-      log_steps=FLAGS.log_steps, seed=FLAGS.seed, use_tpu=FLAGS.use_tpu,
-      tpu_name=FLAGS.tpu_name, tpu_zone=FLAGS.tpu_zone,
-      gcp_project=FLAGS.gcp_project, master=FLAGS.master,
-      num_tpu_cores=FLAGS.num_tpu_cores,
-      iterations_per_loop=FLAGS.iterations_per_loop)
+      model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:
     _train(estimator, examples["train"], label_list, tokenizer,
            num_train_steps)

@@ -1406,8 +1406,7 @@ def validate_flags_or_throw(bert_config):
 def _create_tokenizer(bert_config):
   tokenizer = tokenization.FullTokenizer(
       FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-  estimators.check_vocab_size(
-      len(tokenizer.vocab), bert_config, FLAGS.vocab_file)
+  estimators.check_vocab(tokenizer.vocab, bert_config, FLAGS.vocab_file)
   return tokenizer
 
 
@@ -1423,21 +1422,7 @@ def _create_estimator(bert_config, num_train_steps=None,
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu)
   return estimators.create_estimator(
-      model_fn=model_fn,
-      output_dir=FLAGS.output_dir,
-      train_batch_size=FLAGS.train_batch_size,
-      predict_batch_size=FLAGS.predict_batch_size,
-      save_checkpoints_steps=FLAGS.save_checkpoints_steps,
-      keep_checkpoint_max=FLAGS.keep_checkpoint_max,
-      log_steps=FLAGS.log_steps,
-      seed=FLAGS.seed,
-      use_tpu=FLAGS.use_tpu,
-      tpu_name=FLAGS.tpu_name,
-      tpu_zone=FLAGS.tpu_zone,
-      gcp_project=FLAGS.gcp_project,
-      master=FLAGS.master,
-      num_tpu_cores=FLAGS.num_tpu_cores,
-      iterations_per_loop=FLAGS.iterations_per_loop)
+      model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
 
 
 def _train(bert_config, tokenizer):
@@ -1552,11 +1537,9 @@ def _load_saved(name):
   return _load_json(path)
 
 
-def main(argv):
+def main(_):
   """Runs what the flags ask for."""
   tf.logging.set_verbosity(tf.logging.INFO)
-  for message in common_flags.leftover_argument_warnings(argv[1:], FLAGS):
-    tf.logging.warning("%s", message)
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   validate_flags_or_throw(config)
   tokenizer = _create_tokenizer(config)

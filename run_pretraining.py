@@ -1,0 +1,470 @@
+"""Pre-trains BERT: masked language model and next sentence prediction.
+
+  python create_pretraining_data.py --input_file=./sample_text.txt \\
+      --output_file=/tmp/tf_examples.tfrecord --vocab_file=... \\
+      --max_seq_length=128 --max_predictions_per_seq=20 --dupe_factor=5
+  python run_pretraining.py --input_file=/tmp/tf_examples.tfrecord \\
+      --output_dir=/tmp/pretraining_output --do_train=True --do_eval=True \\
+      --bert_config_file=... --train_batch_size=32 --max_seq_length=128 \\
+      --max_predictions_per_seq=20 --num_train_steps=20 \\
+      --num_warmup_steps=10 --learning_rate=2e-5
+
+Both losses are those of Devlin et al., arXiv:1810.04805, section 3.1.
+"""
+
+import tensorflow.compat.v1 as tf
+from absl import flags
+
+import common_flags
+import estimators
+import input_pipeline
+import modeling
+import optimization
+
+FLAGS = flags.FLAGS
+
+common_flags.define_model_flags()
+common_flags.define_sequence_length_flag(max_seq_length=128)
+common_flags.define_training_flags()
+common_flags.define_evaluation_flags()
+common_flags.define_tpu_flags()
+common_flags.DEFINE_string(
+    "input_file", None,
+    "TFRecord files of create_pretraining_data.py, plain or gzip: a "
+    "comma-separated list of files and globs.")
+common_flags.DEFINE_string(
+    "eval_input_file", None,
+    "Held-out files to evaluate on, all of them exactly once. Unset: "
+    "--max_eval_steps batches of --input_file.")
+common_flags.DEFINE_integer(
+    "max_predictions_per_seq", 20,
+    "Masked tokens in a sequence at most; as in create_pretraining_data.py.")
+common_flags.DEFINE_integer("num_train_steps", 100000, "Training steps.")
+common_flags.DEFINE_integer(
+    "num_warmup_steps", 10000,
+    "Steps in which the learning rate climbs from 0.")
+common_flags.DEFINE_integer(
+    "max_eval_steps", 100,
+    "Batches to evaluate on, where --eval_input_file is unset.")
+
+# How many records of a file are looked at before the run.
+NUM_RECORDS_CHECKED = 100
+
+
+# The model.
+
+
+def model_fn_builder(bert_config, init_checkpoint, learning_rate,
+                     num_train_steps, num_warmup_steps, use_tpu,
+                     use_one_hot_embeddings, real_tokens_only=False):
+  """A `model_fn` for `estimators.create_estimator`.
+
+  Args:
+    bert_config: modeling.BertConfig.
+    init_checkpoint: str or None.
+    learning_rate: float, peak.
+    num_train_steps: int.
+    num_warmup_steps: int.
+    use_tpu: bool.
+    use_one_hot_embeddings: bool, see `modeling.BertModel`.
+    real_tokens_only: bool, likewise.
+
+  Returns:
+    function (features, labels, mode, params, config) to an `estimator_spec`.
+  """
+
+  def model_fn(features, labels, mode, params, config=None):
+    del labels, params  # Labels come as features; params hold a batch size.
+    estimators.log_features(features)
+    model = modeling.BertModel(
+        config=bert_config, is_training=mode == estimators.ModeKeys.TRAIN,
+        input_ids=features["input_ids"], input_mask=features["input_mask"],
+        token_type_ids=features["segment_ids"],
+        use_one_hot_embeddings=use_one_hot_embeddings,
+        real_tokens_only=real_tokens_only)
+    masked_lm_loss, masked_lm_losses, log_probs = get_masked_lm_output(
+        bert_config, model.get_sequence_output(),
+        model.get_embedding_table(), features["masked_lm_positions"],
+        features["masked_lm_ids"], features["masked_lm_weights"])
+    next_sentence_loss, next_sentence_losses, next_sentence_log_probs = (
+        get_next_sentence_output(bert_config, model.get_pooled_output(),
+                                 features["next_sentence_labels"]))
+    loss = masked_lm_loss + next_sentence_loss
+    scaffold_fn = estimators.init_from_checkpoint(
+        init_checkpoint, use_tpu, mode, config and config.model_dir)
+
+    if mode == estimators.ModeKeys.TRAIN:
+      estimators.log_scalar("masked_lm_loss", masked_lm_loss, use_tpu)
+      estimators.log_scalar("next_sentence_loss", next_sentence_loss, use_tpu)
+      train_op = optimization.create_optimizer(
+          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+      return estimators.estimator_spec(
+          mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
+    if mode == estimators.ModeKeys.EVAL:
+      # The most probable ids go to the host, not [B * P, V] probabilities.
+      return estimators.estimator_spec(
+          mode=mode, loss=loss, scaffold_fn=scaffold_fn,
+          eval_metrics=(_metrics, [
+              masked_lm_losses, tf.argmax(log_probs, -1, output_type=tf.int32),
+              features["masked_lm_ids"], features["masked_lm_weights"],
+              next_sentence_losses,
+              tf.argmax(
+                  next_sentence_log_probs, -1, output_type=tf.int32),
+              features["next_sentence_labels"]]))
+    raise ValueError("Only training and evaluation are possible, not `%s`."
+                     % mode)
+
+  return model_fn
+
+
+def _metrics(masked_lm_losses, masked_lm_predictions, masked_lm_ids,
+             masked_lm_weights, next_sentence_losses,
+             next_sentence_predictions, next_sentence_labels):
+  """Means over masked tokens and over sequences, whatever the batches."""
+  ids = tf.reshape(masked_lm_ids, [-1])  # [B * P]
+  weights = tf.reshape(masked_lm_weights, [-1])  # [B * P]
+  labels = tf.reshape(next_sentence_labels, [-1])  # [B]
+  return {
+      "masked_lm_accuracy": tf.metrics.accuracy(
+          ids, masked_lm_predictions, weights),
+      "masked_lm_loss": tf.metrics.mean(masked_lm_losses, weights),
+      "next_sentence_accuracy": tf.metrics.accuracy(
+          labels, next_sentence_predictions),
+      "next_sentence_loss": tf.metrics.mean(next_sentence_losses),
+  }
+
+
+def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
+                         label_ids, label_weights):
+  """Loss of guessing the masked tokens.
+
+  A dense layer and LayerNorm over each masked position, then a product with
+  the word embeddings. Variables are under `cls/predictions`.
+
+  Args:
+    bert_config: modeling.BertConfig.
+    input_tensor: float [B, T, D], the last layer.
+    output_weights: float [V, D], the word embedding table.
+    positions: int [B, P], the masked positions.
+    label_ids: int [B, P], the tokens that were there.
+    label_weights: float [B, P], 1 for a prediction and 0 for padding.
+
+  Returns:
+    (loss, per_example_loss, log_probs): float [], the mean over predictions;
+    [B * P]; [B * P, V].
+  """
+  masked = gather_indexes(input_tensor, positions)  # [B * P, D]
+  with tf.variable_scope("cls/predictions"):
+    with tf.variable_scope("transform"):
+      masked = modeling.layer_norm(modeling.dense(
+          masked, bert_config.hidden_size, bert_config.initializer_range,
+          modeling.get_activation(bert_config.hidden_act)))
+    output_bias = tf.get_variable(
+        "output_bias", [bert_config.vocab_size],
+        initializer=tf.zeros_initializer())
+    logits = tf.nn.bias_add(
+        tf.matmul(masked, output_weights, transpose_b=True),
+        output_bias)  # [B * P, V]
+    per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=tf.reshape(label_ids, [-1]), logits=logits)  # [B * P]
+    weights = tf.cast(tf.reshape(label_weights, [-1]), tf.float32)  # [B * P]
+    # The constant is for a batch without any prediction.
+    loss = tf.reduce_sum(weights * per_example_loss) / (
+        tf.reduce_sum(weights) + 1e-5)
+  return loss, per_example_loss, tf.nn.log_softmax(logits)
+
+
+def get_next_sentence_output(bert_config, input_tensor, labels):
+  """Loss of guessing whether segment B follows segment A.
+
+  Adds `cls/seq_relationship/output_weights` [2, D] and `output_bias` [2].
+
+  Args:
+    bert_config: modeling.BertConfig.
+    input_tensor: float [B, D], the pooled output.
+    labels: int [B] or [B, 1], 0 if it follows, 1 if it is a random one.
+
+  Returns:
+    (loss, per_example_loss, log_probs): float [], [B], [B, 2].
+  """
+  with tf.variable_scope("cls/seq_relationship"):
+    output_weights = tf.get_variable(
+        "output_weights", [2, bert_config.hidden_size],
+        initializer=modeling.create_initializer(
+            bert_config.initializer_range))
+    output_bias = tf.get_variable(
+        "output_bias", [2], initializer=tf.zeros_initializer())
+    logits = tf.nn.bias_add(
+        tf.matmul(input_tensor, output_weights, transpose_b=True),
+        output_bias)  # [B, 2]
+    per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=tf.reshape(labels, [-1]), logits=logits)  # [B]
+  return (tf.reduce_mean(per_example_loss), per_example_loss,
+          tf.nn.log_softmax(logits))
+
+
+def gather_indexes(sequence_tensor, positions):
+  """Vectors at given positions of each sequence.
+
+  Args:
+    sequence_tensor: float [B, T, D].
+    positions: int [B, P].
+
+  Returns:
+    float [B * P, D].
+  """
+  batch_size, length, _ = modeling.get_shape_list(
+      sequence_tensor, expected_rank=3)
+  first_rows = tf.expand_dims(tf.range(batch_size) * length, 1)  # [B, 1]
+  rows = tf.reshape(positions + first_rows, [-1])  # [B * P]
+  return tf.gather(modeling.reshape_to_matrix(sequence_tensor), rows)
+
+
+# Records.
+
+
+def feature_spec(max_seq_length, max_predictions_per_seq):
+  """What a record of create_pretraining_data.py holds."""
+  sequence = tf.FixedLenFeature([max_seq_length], tf.int64)
+  predictions = tf.FixedLenFeature([max_predictions_per_seq], tf.int64)
+  return {
+      "input_ids": sequence,
+      "input_mask": sequence,
+      "segment_ids": sequence,
+      "masked_lm_positions": predictions,
+      "masked_lm_ids": predictions,
+      "masked_lm_weights": tf.FixedLenFeature(
+          [max_predictions_per_seq], tf.float32),
+      "next_sentence_labels": tf.FixedLenFeature([1], tf.int64),
+  }
+
+
+def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
+                     is_training, num_cpu_threads=4, repeat=True, seed=None,
+                     drop_remainder=True):
+  """An `input_fn` over files of records (see `feature_spec`).
+
+  Training mixes several files, in an order that changes with every pass;
+  evaluation reads one after the other.
+
+  Args:
+    input_files: list of str.
+    max_seq_length: int, WordPiece tokens.
+    max_predictions_per_seq: int.
+    is_training: bool, shuffle.
+    num_cpu_threads: int, files read at a time.
+    repeat: bool, start over at the end; training always does.
+    seed: int or None, makes the order repeatable.
+    drop_remainder: bool, leave out a last batch that is not full.
+
+  Returns:
+    function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
+    of dicts of [B, ...] tensors.
+  """
+  spec = feature_spec(max_seq_length, max_predictions_per_seq)
+  kinds = [_compression(path) for path in input_files]
+
+  def input_fn(params):
+    files = tf.data.Dataset.from_tensor_slices((input_files, kinds))
+    if is_training:
+      files = files.repeat().shuffle(len(input_files), seed=seed)
+      records = files.interleave(
+          tf.data.TFRecordDataset,
+          cycle_length=min(num_cpu_threads, len(input_files)),
+          num_parallel_calls=tf.data.experimental.AUTOTUNE)
+      records = records.shuffle(100, seed=seed)
+    else:
+      records = files.flat_map(tf.data.TFRecordDataset)
+      if repeat:
+        records = records.repeat()
+    batches = records.batch(
+        params["batch_size"], drop_remainder=drop_remainder)
+    batches = batches.map(
+        lambda batch: _decode_record(batch, spec),
+        num_parallel_calls=tf.data.experimental.AUTOTUNE)
+    return batches.prefetch(tf.data.experimental.AUTOTUNE)
+
+  return input_fn
+
+
+_decode_record = input_pipeline.decode_record
+
+
+def _compression(path):
+  """ "GZIP" or "", by the file's first bytes."""
+  with tf.gfile.GFile(path, "rb") as reader:
+    return "GZIP" if reader.read(2) == b"\x1f\x8b" else ""
+
+
+def _records(path):
+  """Yields a file's records (bytes).
+
+  Raises:
+    ValueError: it is not a whole TFRecord file; names file and record.
+  """
+  options = tf.io.TFRecordOptions(_compression(path))
+  number = 0
+  try:
+    for record in tf.io.tf_record_iterator(path, options):
+      number += 1
+      yield record
+  except tf.errors.DataLossError as error:
+    raise ValueError(
+        "%s: record %d is damaged, or this is not a TFRecord file (%s). Make "
+        "the file again with create_pretraining_data.py."
+        % (path, number + 1, error.message)) from None
+
+
+def check_records(files, flag_name, max_seq_length, max_predictions_per_seq,
+                  vocab_size):
+  """Looks at the first records of each file before a run.
+
+  Args:
+    files: list of str.
+    flag_name: str, the flag that named them.
+    max_seq_length: int, value of the flag.
+    max_predictions_per_seq: int, likewise.
+    vocab_size: int, V of the model.
+
+  Raises:
+    ValueError: a file is empty or damaged, or its records do not fit the
+      flags or the model; names file, record, flag and value.
+  """
+  for path in files:
+    number = 0
+    for number, record in enumerate(_records(path), 1):
+      _check_record("%s, record %d" % (path, number), record, max_seq_length,
+                    max_predictions_per_seq, vocab_size)
+      if number == NUM_RECORDS_CHECKED:
+        break
+    if not number:
+      raise ValueError("--%s: %s holds no record." % (flag_name, path))
+
+
+def _check_record(where, record, max_seq_length, max_predictions_per_seq,
+                  vocab_size):
+  try:
+    features = tf.train.Example.FromString(record).features.feature
+  except Exception:  # DecodeError differs between protobuf implementations.
+    raise ValueError("%s: not a tf.train.Example." % where) from None
+  for name, flag_name, expected in (
+      ("input_ids", "max_seq_length", max_seq_length),
+      ("masked_lm_ids", "max_predictions_per_seq", max_predictions_per_seq)):
+    values = features[name].int64_list.value
+    if not values:
+      raise ValueError(
+          "%s: there is no `%s`; was this file made by "
+          "create_pretraining_data.py?" % (where, name))
+    if len(values) != expected:
+      raise ValueError(
+          "%s: made with --%s=%d, but this run has --%s=%d. Give both scripts "
+          "the same." % (where, flag_name, len(values), flag_name, expected))
+    largest = max(values)
+    if largest >= vocab_size:
+      raise ValueError(
+          "%s: token id %d, but `vocab_size` in --bert_config_file is %d. The "
+          "data was made with another vocabulary than the model's."
+          % (where, largest, vocab_size))
+
+
+# The run.
+
+
+def _train(estimator, files):
+  tf.logging.info("***** Running training *****")
+  tf.logging.info("  Batch size = %d", FLAGS.train_batch_size)
+  estimators.train(
+      estimator,
+      input_fn_builder(
+          files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
+          is_training=True, seed=FLAGS.seed),
+      FLAGS.num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
+      FLAGS.use_tpu)
+
+
+def _evaluate(estimator, files):
+  tf.logging.info("***** Running evaluation *****")
+  tf.logging.info("  Batch size = %d", FLAGS.eval_batch_size)
+  held_out = bool(FLAGS.eval_input_file)
+  steps = FLAGS.max_eval_steps
+  if held_out:
+    # Off TPU the data ends by itself, with a batch that may be smaller.
+    steps = None
+    if FLAGS.use_tpu:
+      num_records = sum(1 for path in files for _ in _records(path))
+      steps = num_records // FLAGS.eval_batch_size
+  results = estimator.evaluate(
+      input_fn=input_fn_builder(
+          files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
+          is_training=False, repeat=not held_out,
+          drop_remainder=FLAGS.use_tpu or not held_out),
+      steps=steps)
+  estimators.write_eval_results(FLAGS.output_dir, results)
+
+
+def _naming_damaged_records(function, estimator, files):
+  """Calls `function`; if a record turns out damaged, says which."""
+  try:
+    function(estimator, files)
+  except tf.errors.DataLossError:
+    for path in files:
+      for _ in _records(path):
+        pass
+    raise
+
+
+def _check_flags():
+  """What can be known to be wrong before anything is read or made."""
+  if not FLAGS.do_train and not FLAGS.do_eval:
+    raise ValueError("Nothing to do: at least one of --do_train and --do_eval "
+                     "must be True.")
+  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  estimators.check_sequence_length(FLAGS.max_seq_length, config)
+  if FLAGS.init_checkpoint:
+    modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
+  return config
+
+
+def _find_files(config):
+  """The files of --input_file and those to evaluate on, looked at."""
+  files = input_pipeline.expand_files(FLAGS.input_file, "input_file")
+  tf.logging.info("*** Input Files ***")
+  for path in files:
+    tf.logging.info("  %s", path)
+  named = [("input_file", files)]
+  if FLAGS.do_eval and FLAGS.eval_input_file:
+    named.append(("eval_input_file", input_pipeline.expand_files(
+        FLAGS.eval_input_file, "eval_input_file")))
+  for flag_name, paths in named:
+    check_records(paths, flag_name, FLAGS.max_seq_length,
+                  FLAGS.max_predictions_per_seq, config.vocab_size)
+  return files, named[-1][1]
+
+
+def main(_):
+  """Trains and evaluates as the flags say."""
+  tf.logging.set_verbosity(tf.logging.INFO)
+  config = _check_flags()
+  files, eval_files = _find_files(config)
+  tf.gfile.MakeDirs(FLAGS.output_dir)
+  estimators.report_existing_checkpoint(
+      FLAGS.output_dir, FLAGS.init_checkpoint, FLAGS.do_train,
+      FLAGS.num_train_steps)
+
+  model_fn = model_fn_builder(
+      config, FLAGS.init_checkpoint, FLAGS.learning_rate,
+      FLAGS.num_train_steps, FLAGS.num_warmup_steps, FLAGS.use_tpu,
+      use_one_hot_embeddings=FLAGS.use_tpu,
+      real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu)
+  estimator = estimators.create_estimator(
+      model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
+  if FLAGS.do_train:
+    _naming_damaged_records(_train, estimator, files)
+  if FLAGS.do_eval:
+    _naming_damaged_records(_evaluate, estimator, eval_files)
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(
+      ["input_file", "bert_config_file", "output_dir"])
+  tf.app.run(common_flags.script_main(main))
