@@ -54,18 +54,11 @@ class BertConfig:
     initializer_range: float, standard deviation of the initial weights.
   """
 
-  def __init__(self,
-               vocab_size,
-               hidden_size=768,
-               num_hidden_layers=12,
-               num_attention_heads=12,
-               intermediate_size=3072,
-               hidden_act="gelu",
-               hidden_dropout_prob=0.1,
-               attention_probs_dropout_prob=0.1,
-               max_position_embeddings=512,
-               type_vocab_size=16,
-               initializer_range=0.02):
+  def __init__(self, vocab_size, hidden_size=768, num_hidden_layers=12,
+               num_attention_heads=12, intermediate_size=3072,
+               hidden_act="gelu", hidden_dropout_prob=0.1,
+               attention_probs_dropout_prob=0.1, max_position_embeddings=512,
+               type_vocab_size=16, initializer_range=0.02):
     given = dict(locals())
     del given["self"]
     # Attributes carry the names of the JSON keys.
@@ -157,42 +150,30 @@ class BertModel:
       unknown, or a tensor is not of rank 2.
   """
 
-  def __init__(self,
-               config,
-               is_training,
-               input_ids,
-               input_mask=None,
-               token_type_ids=None,
-               use_one_hot_embeddings=False,
-               scope=None,
+  def __init__(self, config, is_training, input_ids, input_mask=None,
+               token_type_ids=None, use_one_hot_embeddings=False, scope=None,
                real_tokens_only=False):
-    config = copy.deepcopy(config)
-    if not is_training:
-      config.hidden_dropout_prob = 0.0
-      config.attention_probs_dropout_prob = 0.0
-    batch_size, seq_length = get_shape_list(input_ids, expected_rank=2)
-    if input_mask is None:
-      input_mask = tf.ones([batch_size, seq_length], tf.int32)
+    hidden_dropout = config.hidden_dropout_prob if is_training else 0.0
+    attention_dropout = (
+        config.attention_probs_dropout_prob if is_training else 0.0)
+    shape = get_shape_list(input_ids, expected_rank=2)  # [B, T]
+    input_mask = tf.ones(shape, tf.int32) if input_mask is None else input_mask
     if token_type_ids is None:
-      token_type_ids = tf.zeros([batch_size, seq_length], tf.int32)
+      token_type_ids = tf.zeros(shape, tf.int32)
     layout_class = _RealTokens if real_tokens_only else _PaddedTokens
     layout = layout_class(input_mask)
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
         embeddings, self.embedding_table = _embed(
-            layout, config, input_ids, token_type_ids, use_one_hot_embeddings)
+            layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
+            hidden_dropout)
       with tf.variable_scope("encoder"):
         layers = _encode(
-            embeddings, layout,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            intermediate_act_fn=get_activation(config.hidden_act),
-            hidden_dropout_prob=config.hidden_dropout_prob,
-            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-            initializer_range=config.initializer_range)
+            embeddings, layout, config.hidden_size, config.num_hidden_layers,
+            config.num_attention_heads, config.intermediate_size,
+            get_activation(config.hidden_act), hidden_dropout,
+            attention_dropout, config.initializer_range)
       # The pooler reads the first token of each sequence, [CLS].
       with tf.variable_scope("pooler"):
         self.pooled_output = dense(
@@ -361,7 +342,8 @@ def _lookup_rows(table, ids):
   return lookup(tf.convert_to_tensor(table))
 
 
-def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings):
+def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
+           dropout_prob):
   """Token matrix [M, D] of summed embeddings and the word table [V, D]."""
   words, table = embedding_lookup(
       tf.expand_dims(layout.select(input_ids), 0),
@@ -379,8 +361,7 @@ def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings):
   with tf.control_dependencies(
       _check_positions(layout.length, config.max_position_embeddings)):
     summed += layout.position_embeddings(positions)
-  output = layer_norm_and_dropout(summed, config.hidden_dropout_prob)
-  return output, table
+  return layer_norm_and_dropout(summed, dropout_prob), table
 
 
 # Checkpoints.
@@ -582,8 +563,7 @@ def create_initializer(initializer_range=0.02):
   return tf.truncated_normal_initializer(stddev=initializer_range)
 
 
-def dense(matrix, units, initializer_range=0.02, activation=None,
-          name="dense"):
+def dense(matrix, units, initializer_range=0.02, activation=None, name="dense"):
   """activation(matrix * kernel + bias).
 
   Args:
@@ -606,9 +586,7 @@ def dense(matrix, units, initializer_range=0.02, activation=None,
     return activation(output) if activation else output
 
 
-def embedding_lookup(input_ids,
-                     vocab_size,
-                     embedding_size=128,
+def embedding_lookup(input_ids, vocab_size, embedding_size=128,
                      initializer_range=0.02,
                      word_embedding_name="word_embeddings",
                      use_one_hot_embeddings=False):
@@ -642,15 +620,12 @@ def embedding_lookup(input_ids,
   return output, table
 
 
-def embedding_postprocessor(input_tensor,
-                            use_token_type=False,
-                            token_type_ids=None,
-                            token_type_vocab_size=16,
+def embedding_postprocessor(input_tensor, use_token_type=False,
+                            token_type_ids=None, token_type_vocab_size=16,
                             token_type_embedding_name="token_type_embeddings",
                             use_position_embeddings=True,
                             position_embedding_name="position_embeddings",
-                            initializer_range=0.02,
-                            max_position_embeddings=512,
+                            initializer_range=0.02, max_position_embeddings=512,
                             dropout_prob=0.1):
   """Adds segment and position embeddings; then LayerNorm and dropout.
 
@@ -736,20 +711,12 @@ def create_attention_mask_from_input_mask(from_tensor, to_mask):
   return tf.broadcast_to(mask, [batch_size, from_shape[1], to_length])
 
 
-def attention_layer(from_tensor,
-                    to_tensor,
-                    attention_mask=None,
-                    num_attention_heads=1,
-                    size_per_head=512,
-                    query_act=None,
-                    key_act=None,
-                    value_act=None,
-                    attention_probs_dropout_prob=0.0,
-                    initializer_range=0.02,
-                    do_return_2d_tensor=False,
-                    batch_size=None,
-                    from_seq_length=None,
-                    to_seq_length=None):
+def attention_layer(from_tensor, to_tensor, attention_mask=None,
+                    num_attention_heads=1, size_per_head=512, query_act=None,
+                    key_act=None, value_act=None,
+                    attention_probs_dropout_prob=0.0, initializer_range=0.02,
+                    do_return_2d_tensor=False, batch_size=None,
+                    from_seq_length=None, to_seq_length=None):
   """Multi-head attention from one tensor to another (or to itself).
 
   Vaswani et al., arXiv:1706.03762, section 3.2. Variables `query`, `key` and
@@ -842,17 +809,11 @@ def _attend(query, key, value, attention_mask, num_attention_heads,
   return tf.reshape(context, [batch_size, from_length, width])  # [B, F, N * H]
 
 
-def transformer_model(input_tensor,
-                      attention_mask=None,
-                      hidden_size=768,
-                      num_hidden_layers=12,
-                      num_attention_heads=12,
-                      intermediate_size=3072,
-                      intermediate_act_fn=gelu,
-                      hidden_dropout_prob=0.1,
-                      attention_probs_dropout_prob=0.1,
-                      initializer_range=0.02,
-                      do_return_all_layers=False):
+def transformer_model(input_tensor, attention_mask=None, hidden_size=768,
+                      num_hidden_layers=12, num_attention_heads=12,
+                      intermediate_size=3072, intermediate_act_fn=gelu,
+                      hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+                      initializer_range=0.02, do_return_all_layers=False):
   """The encoder: a stack of identical layers.
 
   Vaswani et al., arXiv:1706.03762, section 3.1, with LayerNorm after each
@@ -890,10 +851,9 @@ def transformer_model(input_tensor,
   return layout.to_sequences(layers[-1])
 
 
-def _encode(matrix, layout, hidden_size, num_hidden_layers,
-            num_attention_heads, intermediate_size, intermediate_act_fn,
-            hidden_dropout_prob, attention_probs_dropout_prob,
-            initializer_range):
+def _encode(matrix, layout, hidden_size, num_hidden_layers, num_attention_heads,
+            intermediate_size, intermediate_act_fn, hidden_dropout_prob,
+            attention_probs_dropout_prob, initializer_range):
   """The encoder on a token matrix [M, D]: a list of such, a layer each."""
   if hidden_size % num_attention_heads:
     raise ValueError(

@@ -26,8 +26,7 @@ _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
 _MIN_COMPILED_SIZE = 1 << 16
 
 
-def learning_rate(init_lr, num_train_steps, num_warmup_steps,
-                  global_step=None):
+def learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step=None):
   """Builds the learning rate: linear warm-up, then linear decay to zero.
 
   The decay line runs from `init_lr` at step 0 to zero at `num_train_steps`; the
@@ -151,10 +150,9 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
   scope has them already.
   """
 
-  def __init__(
-      self, learning_rate, weight_decay_rate=0.0, beta_1=0.9, beta_2=0.999,
-      epsilon=1e-6, exclude_from_weight_decay=None,
-      name="AdamWeightDecayOptimizer", gradient_scale=None):
+  def __init__(self, learning_rate, weight_decay_rate=0.0, beta_1=0.9,
+               beta_2=0.999, epsilon=1e-6, exclude_from_weight_decay=None,
+               name="AdamWeightDecayOptimizer", gradient_scale=None):
     """Stores the settings; builds nothing.
 
     Args:

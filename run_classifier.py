@@ -15,6 +15,7 @@ subclass of `DataProcessor` and a line in `processors`.
 """
 
 import csv
+import dataclasses
 import os
 
 import tensorflow.compat.v1 as tf
@@ -68,6 +69,7 @@ NUM_EXAMPLES_LOGGED = 5
 # Examples and features.
 
 
+@dataclasses.dataclass(eq=False)
 class InputExample:
   """A text, or pair of texts, to classify.
 
@@ -79,12 +81,11 @@ class InputExample:
     source: str or None, where it was read ("train.tsv, line 7").
   """
 
-  def __init__(self, guid, text_a, text_b=None, label=None, source=None):
-    self.guid = guid
-    self.text_a = text_a
-    self.text_b = text_b
-    self.label = label
-    self.source = source
+  guid: str
+  text_a: str
+  text_b: str = None
+  label: str = None
+  source: str = None
 
 
 class PaddingInputExample:
@@ -94,6 +95,7 @@ class PaddingInputExample:
   """
 
 
+@dataclasses.dataclass(eq=False)
 class InputFeatures:
   """The numbers the model reads, all of one length.
 
@@ -105,13 +107,11 @@ class InputFeatures:
     is_real_example: bool, False for a `PaddingInputExample`.
   """
 
-  def __init__(self, input_ids, input_mask, segment_ids, label_id,
-               is_real_example=True):
-    self.input_ids = input_ids
-    self.input_mask = input_mask
-    self.segment_ids = segment_ids
-    self.label_id = label_id
-    self.is_real_example = is_real_example
+  input_ids: list
+  input_mask: list
+  segment_ids: list
+  label_id: int
+  is_real_example: bool = True
 
 
 # Reading the tasks' files.
@@ -729,14 +729,12 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     for regression the last is the predicted value.
   """
   model = modeling.BertModel(
-      config=bert_config, is_training=is_training, input_ids=input_ids,
-      input_mask=input_mask, token_type_ids=segment_ids,
-      use_one_hot_embeddings=use_one_hot_embeddings,
-      real_tokens_only=real_tokens_only)
+      bert_config, is_training, input_ids, input_mask, segment_ids,
+      use_one_hot_embeddings, real_tokens_only=real_tokens_only)
   pooled = model.get_pooled_output()  # [B, D]
   output_weights = tf.get_variable(
-      "output_weights", [num_labels, pooled.shape.as_list()[-1]],
-      initializer=tf.truncated_normal_initializer(stddev=0.02))
+      "output_weights", [num_labels, bert_config.hidden_size],
+      initializer=modeling.create_initializer(0.02))
   output_bias = tf.get_variable(
       "output_bias", [num_labels], initializer=tf.zeros_initializer())
   with tf.variable_scope("loss"):
