@@ -27,10 +27,9 @@ import tensorflow.compat.v1 as tf
 try:
   from bert import modeling, optimization, run_classifier
 except ImportError:
-  import run_classifier
-
   import modeling
   import optimization
+  import run_classifier
 
 GOLDENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "goldens")
 NUM_LABELS = 3
