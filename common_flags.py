@@ -228,11 +228,13 @@ def _stray_word_message(word, names, pairs):
   return "`%s` is not a flag and is ignored." % word
 
 
-class _DeprecationFilter(logging.Filter):
+class _NoiseFilter(logging.Filter):
   """Drops TensorFlow's notices to its own callers; users cannot act on them."""
 
   def filter(self, record):
-    return "is deprecated" not in record.getMessage()
+    message = record.getMessage()
+    return not ("is deprecated" in message or
+                "params are not passed to Estimator" in message)
 
 
 def script_main(main):
@@ -243,7 +245,7 @@ def script_main(main):
     input and what to do: it ends the run with that message and status 1. A
     stack of frames above it would bury that. Other exceptions keep theirs.
   - TensorFlow's log lines come once, not once more in absl's format, and
-    without its notices of deprecation, dozens that hide what matters.
+    without its notices to programmers, dozens that hide what matters.
 
   Args:
     main: function of the arguments left over, as absl calls it.
@@ -257,7 +259,7 @@ def script_main(main):
   def wrapped(argv):
     logger = logging.getLogger("tensorflow")
     logger.propagate = False
-    logger.addFilter(_DeprecationFilter())
+    logger.addFilter(_NoiseFilter())
     for message in leftover_argument_warnings(argv[1:], flags.FLAGS):
       logger.warning(message)
     try:
