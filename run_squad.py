@@ -527,10 +527,10 @@ def _improve_answer_span(doc_tokens, input_start, input_end, tokenizer,
                          orig_answer_text):
   """Narrows a span of whole words to the pieces that spell the answer.
 
-  Annotations are in characters, contexts are split at spaces. The answer
-  "1895" to "when was he born" in "John Smith (1895-1943)." begins as the word
-  "(1895-1943).", whose pieces are "( 1895 - 1943 ) ."; among them is 1895. The
-  answer "Japan" inside the word "Japanese" is no piece of it: the word stays.
+  Annotations are in characters, contexts are split at spaces. Where "Apollo
+  flew (1961-1972)" answers "1972", the word is "(1961-1972)", whose pieces are
+  "( 1961 - 1972 )"; the last but one is the answer. If the answer's pieces are
+  not among them, as with "art" in the word "artist", the whole word stays.
 
   Args:
     doc_tokens: list of str, the context's pieces.
@@ -1064,8 +1064,8 @@ def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=None):
   """Finds the part of the original words that predicted tokens stand for.
 
   The tokens are lower-cased and without accents; the original words may carry
-  more than was predicted. For "steve smith" predicted from "Steve Smith's" the
-  answer should read "Steve Smith". So both are aligned through the words'
+  more than was predicted. For "ada byron" predicted from "Ada Byron's" the
+  answer should read "Ada Byron". So both are aligned through the words'
   basic tokens, character by character, leaving out spaces. Where the numbers
   of characters differ there is no alignment, and the whole words are returned.
 
