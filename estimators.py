@@ -308,6 +308,12 @@ def checkpoint_step(checkpoint):
   return int(reader.get_tensor("global_step"))
 
 
+def trained_steps(output_dir):
+  """int, the step of a folder's newest checkpoint; 0 if there is none."""
+  checkpoint = latest_checkpoint(output_dir)
+  return (checkpoint_step(checkpoint) or 0) if checkpoint else 0
+
+
 def _plain_name(variable):
   return variable.name.split(":")[0]
 
@@ -393,7 +399,7 @@ def report_existing_checkpoint(output_dir, init_checkpoint, do_train,
       "give another --output_dir.", checkpoint, ignored)
   if not do_train:
     return
-  step = checkpoint_step(checkpoint) or 0
+  step = trained_steps(output_dir)
   if num_train_steps and step >= num_train_steps:
     tf.logging.warning(
         "It is at step %d, and these flags train to step %d: there is nothing "

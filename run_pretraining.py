@@ -241,7 +241,7 @@ def feature_spec(max_seq_length, max_predictions_per_seq):
 
 def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
                      is_training, num_cpu_threads=4, repeat=True, seed=None,
-                     drop_remainder=True):
+                     drop_remainder=True, start_step=0):
   """An `input_fn` over files of records (see `feature_spec`).
 
   Training mixes several files, in an order that changes with every pass;
@@ -256,6 +256,9 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
     repeat: bool, start over at the end; training always does.
     seed: int or None, makes the order repeatable.
     drop_remainder: bool, leave out a last batch that is not full.
+    start_step: int, steps an earlier run has trained. Their batches are
+      passed over: with a seed, or a single file, a run that is resumed so
+      sees what it would have seen, not the first records again.
 
   Returns:
     function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
@@ -273,6 +276,8 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
           cycle_length=min(num_cpu_threads, len(input_files)),
           num_parallel_calls=tf.data.experimental.AUTOTUNE)
       records = records.shuffle(100, seed=seed)
+      if start_step:
+        records = records.skip(start_step * params["batch_size"])
     else:
       records = files.flat_map(tf.data.TFRecordDataset)
       if repeat:
@@ -373,11 +378,12 @@ def _check_record(where, record, max_seq_length, max_predictions_per_seq,
 def _train(estimator, files):
   tf.logging.info("***** Running training *****")
   tf.logging.info("  Batch size = %d", FLAGS.train_batch_size)
+  start_step = estimators.trained_steps(FLAGS.output_dir)
   estimators.train(
       estimator,
       input_fn_builder(
           files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
-          is_training=True, seed=FLAGS.seed),
+          is_training=True, seed=FLAGS.seed, start_step=start_step),
       FLAGS.num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
       FLAGS.use_tpu)
 

@@ -284,6 +284,19 @@ def test_training_reads_all_files_over_and_over_in_a_seeded_order(tmp_path):
   assert first == labels(1) != labels(2)
 
 
+@pytest.mark.parametrize("num_files", [1, 3])
+def test_a_resumed_training_goes_on_in_the_data(tmp_path, num_files):
+  files = [make_records(tmp_path / str(i), 50, first=50 * i)
+           for i in range(num_files)]
+
+  def batches(start_step, count):
+    return read(run_pretraining.input_fn_builder(
+        files, 8, 2, is_training=True, seed=3, start_step=start_step), 4,
+                count)
+
+  assert batches(7, 20) == batches(0, 27)[7:]
+
+
 def test_gzip_and_plain_files_mix(tmp_path):
   files = [
       make_records(tmp_path / "a", 2),
