@@ -347,7 +347,8 @@ def decode_record(record, name_to_features):
 
 
 def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
-                    shuffle_buffer_size=FULL_SHUFFLE_BUFFER, seed=None):
+                    shuffle_buffer_size=FULL_SHUFFLE_BUFFER, seed=None,
+                    start_step=0):
   """An Estimator `input_fn` over a TFRecord file.
 
   Training repeats the records for ever, shuffled anew in each pass; evaluation
@@ -362,6 +363,8 @@ def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
     shuffle_buffer_size: int, records held to draw the next one from; at least
       the number of records gives a full shuffle.
     seed: int or None, makes the order repeatable.
+    start_step: int, training steps an earlier run has done; their batches are
+      passed over, so that with a seed a resumed run sees the rest.
 
   Returns:
     function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
@@ -372,6 +375,8 @@ def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
     records = tf.data.TFRecordDataset(input_file)
     if is_training:
       records = records.shuffle(shuffle_buffer_size, seed=seed).repeat()
+      if start_step:
+        records = records.skip(start_step * params["batch_size"])
     # Parsing a whole batch in one op is several times faster than record by
     # record.
     batches = records.batch(params["batch_size"],

@@ -669,11 +669,11 @@ def feature_spec(seq_length, is_regression=False):
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
                                 drop_remainder, is_regression=False,
-                                seed=None):
+                                seed=None, start_step=0):
   """An `input_fn` over a file of records (see `feature_spec`)."""
   return input_pipeline.record_input_fn(
       input_file, feature_spec(seq_length, is_regression), is_training,
-      drop_remainder, seed=seed)
+      drop_remainder, seed=seed, start_step=start_step)
 
 
 def input_fn_builder(features, seq_length, is_training, drop_remainder):
@@ -997,7 +997,8 @@ def _train(estimator, examples, label_list, tokenizer, num_train_steps):
       estimator,
       file_based_input_fn_builder(
           path, FLAGS.max_seq_length, is_training=True, drop_remainder=True,
-          is_regression=not label_list, seed=FLAGS.seed),
+          is_regression=not label_list, seed=FLAGS.seed,
+          start_step=estimators.trained_steps(FLAGS.output_dir)),
       num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps, FLAGS.use_tpu)
 
 

@@ -771,7 +771,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
 
 
 def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
-                     seed=None):
+                     seed=None, start_step=0):
   """Makes the `input_fn` that reads a FeatureWriter's file.
 
   Args:
@@ -780,6 +780,7 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
     is_training: bool, shuffle and repeat for ever; needs the answers.
     drop_remainder: bool, leave out a last batch that is not full.
     seed: int or None, makes the order repeatable.
+    start_step: int, steps of an earlier run, whose batches are passed over.
 
   Returns:
     function of `params` to a dataset of dicts of int32 tensors: [B, T], or [B]
@@ -792,7 +793,8 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
     scalars += ["start_positions", "end_positions"]
   spec.update((name, tf.FixedLenFeature([], tf.int64)) for name in scalars)
   return input_pipeline.record_input_fn(
-      input_file, spec, is_training, drop_remainder, seed=seed)
+      input_file, spec, is_training, drop_remainder, seed=seed,
+      start_step=start_step)
 
 
 # Answers.
@@ -1452,7 +1454,8 @@ def _train(bert_config, tokenizer):
   del examples
   input_fn = input_fn_builder(
       writer.filename, FLAGS.max_seq_length, is_training=True,
-      drop_remainder=True, seed=FLAGS.seed)
+      drop_remainder=True, seed=FLAGS.seed,
+      start_step=estimators.trained_steps(FLAGS.output_dir))
   estimators.train(
       _create_estimator(bert_config, num_train_steps, num_warmup_steps),
       input_fn, num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,

@@ -362,3 +362,14 @@ def test_one_record_is_decoded_like_a_batch_of_them(records):
 def test_memory_without_rows_is_an_error():
   with pytest.raises(ValueError, match="no examples"):
     input_pipeline.memory_input_fn({"x": []}, True, True)
+
+
+def test_a_resumed_training_sees_the_rest_of_the_order(records):
+
+  def order(start_step, count):
+    input_fn = input_pipeline.record_input_fn(
+        records, SPEC, is_training=True, drop_remainder=True, seed=5,
+        start_step=start_step)
+    return [list(xs([batch])) for batch in batches(input_fn, 3, count)]
+
+  assert order(4, 6) == order(0, 10)[4:]
