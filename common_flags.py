@@ -20,7 +20,7 @@ import os
 import sys
 import traceback
 
-from absl import flags
+from absl import app, flags
 
 # The flags then count as the calling script's own, and its --help lists them.
 flags.disclaim_key_flags()
@@ -238,7 +238,7 @@ class _NoiseFilter(logging.Filter):
 
 
 def script_main(main):
-  """Wraps a script's `main`, for `tf.app.run`.
+  """Wraps a script's `main`, for `run`.
 
   - Arguments that flag parsing left over get a warning each.
   - A ValueError raised by this project's own code says what is wrong with the
@@ -271,3 +271,25 @@ def script_main(main):
       sys.exit("ERROR: %s" % error)
 
   return wrapped
+
+
+def run(main):
+  """Parses the command line, then calls a script's `main`, and exits.
+
+  What `tf.app.run` does, unknown flags passed over included, but without
+  TensorFlow, and with `script_main`'s warnings and messages. A required flag
+  that is missing, or a value that cannot be, ends in a message of one line
+  each, too.
+
+  Args:
+    main: function of the arguments left over.
+  """
+  app.run(script_main(main), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+  try:
+    return flags.FLAGS(argv, known_only=True)
+  except flags.Error as error:
+    return sys.exit("ERROR: %s\n%s --help lists all flags." % (
+        error, os.path.basename(argv[0])))

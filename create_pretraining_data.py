@@ -39,7 +39,7 @@ import zlib
 
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 
 import common_flags
 import input_pipeline
@@ -1594,15 +1594,7 @@ def main(_):
     _write_in_one_process(job)
 
 
-def _parse_flags(argv):
-  """Like `tf.app.run`, passes unknown flags on instead of stopping."""
-  try:
-    return FLAGS(argv, known_only=True)
-  except flags.Error as error:
-    return sys.exit("ERROR: %s" % error)
-
-
 if __name__ == "__main__":
   _show_log()
   flags.mark_flags_as_required(["input_file", "output_file", "vocab_file"])
-  app.run(common_flags.script_main(main), flags_parser=_parse_flags)
+  common_flags.run(main)

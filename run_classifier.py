@@ -1134,4 +1134,4 @@ if __name__ == "__main__":
   flags.mark_flags_as_required([
       "data_dir", "task_name", "vocab_file", "bert_config_file",
       "output_dir"])
-  tf.app.run(common_flags.script_main(main))
+  common_flags.run(main)

@@ -1563,4 +1563,4 @@ def main(_):
 if __name__ == "__main__":
   flags.mark_flags_as_required(
       ["vocab_file", "bert_config_file", "output_dir"])
-  tf.app.run(common_flags.script_main(main))
+  common_flags.run(main)

@@ -250,6 +250,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 import tensorflow.compat.v1 as tf
+from absl import flags
 import common_flags
 common_flags.define_training_flags()
 
@@ -258,14 +259,29 @@ def main(_):
   tf.logging.info("a line of the run")
   raise ValueError("foreign")
 
-tf.app.run(common_flags.script_main(main))
+flags.mark_flag_as_required("output_dir")
+common_flags.run(main)
 """
 
 
+def run_script(folder, *arguments):
+  return subprocess.run(
+      [sys.executable, "-c", SCRIPT.format(root=ROOT), *arguments],
+      cwd=str(folder), stderr=subprocess.PIPE, universal_newlines=True)
+
+
+@pytest.mark.parametrize("arguments, flag", [
+    ((), "--output_dir"), (("--output_dir=o", "--log_steps=x"), "--log_steps")])
+def test_a_command_line_that_cannot_be_ends_without_a_stack(
+    tmp_path, arguments, flag):
+  process = run_script(tmp_path, *arguments)
+  assert process.returncode == 1
+  assert "\nERROR: flag %s=" % flag in "\n" + process.stderr
+  assert "Traceback" not in process.stderr
+
+
 def test_log_lines_reach_standard_error_once(tmp_path):
-  process = subprocess.run(
-      [sys.executable, "-c", SCRIPT.format(root=ROOT), "--do_trian"],
-      cwd=str(tmp_path), stderr=subprocess.PIPE, universal_newlines=True)
+  process = run_script(tmp_path, "--output_dir=o", "--do_trian")
   assert process.returncode != 0
   assert process.stderr.count("a line of the run") == 1
   assert process.stderr.count("Did you mean --do_train?") == 1

@@ -53,8 +53,8 @@ FORBIDDEN_PACKAGES = {"keras", "tf_keras", "tensorflow_estimator"}
 # Given FLAGS as an argument, these look at the flags' names, not their values.
 TAKE_FLAG_NAMES = {"list", "set", "sorted", "leftover_argument_warnings"}
 
-# Declares a flag that hands its value on to another.
-DECLARES_ALIASES = ("common_flags", "define_alias")
+# One declares a flag that hands its value on to another, one parses them all.
+HANDLE_ALL_FLAGS = ("common_flags", {"define_alias", "_parse_flags"})
 
 MAIN_OR_VALIDATION = {"main", "validate_flags_or_throw"}
 
@@ -164,7 +164,8 @@ def _flags_violations(module, tree):
     if module not in SCRIPTS:
       functions = _enclosing_functions(node, parents)
       names = [function.name for function in functions]
-      if module == DECLARES_ALIASES[0] and DECLARES_ALIASES[1] in names:
+      if (module == HANDLE_ALL_FLAGS[0] and
+          HANDLE_ALL_FLAGS[1].intersection(names)):
         continue
       found.append((node.lineno, "FLAGS is for scripts"))
       continue
