@@ -134,6 +134,15 @@ def define_prediction_flags():
   DEFINE_integer("predict_batch_size", 8, "Prediction examples in a batch.")
 
 
+def define_export_flag():
+  """--export_dir."""
+  DEFINE_string(
+      "export_dir", None,
+      "Folder to write the trained model to, as a SavedModel with vocabulary "
+      "and settings, for predictor.py, TensorFlow Serving and "
+      "tf.saved_model.load. It must not exist yet.")
+
+
 def define_fine_tuning_flags():
   """--num_train_epochs and --warmup_proportion."""
   DEFINE_float("num_train_epochs", 3.0, "Passes over the training examples.")

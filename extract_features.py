@@ -59,12 +59,14 @@ import common_flags
 import estimators
 import input_pipeline
 import modeling
+import saved_models
 import tokenization
 
 FLAGS = flags.FLAGS
 
 common_flags.define_model_flags()
 common_flags.define_tokenizer_flags(max_seq_length=128)
+common_flags.define_export_flag()
 common_flags.define_tpu_flags()
 common_flags.DEFINE_string(
     "input_file", None,
@@ -207,9 +209,8 @@ def convert_examples_to_features(examples, seq_length, tokenizer):
   """
   features = []
   for index, example in enumerate(examples):
-    tokens_a, tokens_b = _tokenize(example, tokenizer)
-    _truncate_seq_pair(tokens_a, tokens_b, _room(tokens_b, seq_length))
-    tokens, type_ids = input_pipeline.pack_segments(tokens_a, tokens_b)
+    tokens, type_ids = input_pipeline.pack_texts(
+        tokenizer, example.text_a, example.text_b, seq_length)
     ids = tokenizer.convert_tokens_to_ids(tokens)
     features.append(InputFeatures(
         example.unique_id, tokens, *_padded(ids, type_ids, seq_length)))
@@ -1001,10 +1002,13 @@ def _check_flags():
         "decimals.")
   if FLAGS.output_format == "hdf5" and not importlib.util.find_spec("h5py"):
     raise ValueError("--output_format=hdf5 needs h5py: pip install h5py")
+  saved_models.check_export_dir(FLAGS.export_dir)
+  modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
+  if not FLAGS.input_file:
+    return config, layer_indexes
   if tf.gfile.IsDirectory(FLAGS.output_file):
     raise ValueError("--output_file=%s is a folder; give the file to write."
                      % FLAGS.output_file)
-  modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
   if next(iterate_examples(FLAGS.input_file), None) is None:
     tf.logging.warning("--input_file=%s is empty.", FLAGS.input_file)
   return config, layer_indexes
@@ -1173,11 +1177,8 @@ def _count_lines(path):
   return count + (not block.endswith(b"\n"))
 
 
-def main(_):
-  """Extracts what the flags ask for."""
-  tf.logging.set_verbosity(tf.logging.INFO)
-  config, layer_indexes = _check_flags()
-  tokenizer = _create_tokenizer(config)
+def _extract(config, layer_indexes, tokenizer):
+  """Writes the features of --input_file to --output_file."""
   output_names = ["layer_output_%d" % i for i in range(len(layer_indexes))]
   if FLAGS.pooling == "pooler":
     output_names = [POOLED_OUTPUT]
@@ -1199,8 +1200,54 @@ def main(_):
                   converter.counts["lines"], FLAGS.output_file)
 
 
+def _export(config, layer_indexes):
+  """Writes the model to --export_dir.
+
+  The default signature gives a vector for each text, `embedding`: the first of
+  --layers, pooled as --pooling says (the mean if it says none). "layers" gives
+  the tokens' vectors, `layer_<index>`.
+  """
+  pooling = "mean" if FLAGS.pooling == "none" else FLAGS.pooling
+
+  def build_signatures(inputs):
+    model = modeling.BertModel(
+        config, False, *[inputs[name] for name in saved_models.INPUTS],
+        real_tokens_only=FLAGS.real_tokens_only)
+    if pooling == "pooler":
+      return {"serving_default": {"embedding": model.get_pooled_output()}}
+    layers = model.get_all_encoder_layers()
+    return {
+        "serving_default": {"embedding": pool(
+            layers[layer_indexes[0]], inputs["input_mask"], pooling)},
+        "layers": {"layer_%d" % index: layers[index]
+                   for index in layer_indexes}}
+
+  saved_models.write(
+      FLAGS.export_dir, build_signatures, FLAGS.init_checkpoint,
+      saved_models.make_assets(
+          FLAGS.vocab_file, config, kind="features", pooling=pooling,
+          layers=layer_indexes, do_lower_case=FLAGS.do_lower_case,
+          max_seq_length=FLAGS.max_seq_length))
+
+
+def main(_):
+  """Extracts what the flags ask for."""
+  tf.logging.set_verbosity(tf.logging.INFO)
+  config, layer_indexes = _check_flags()
+  tokenizer = _create_tokenizer(config)
+  if FLAGS.input_file:
+    _extract(config, layer_indexes, tokenizer)
+  if FLAGS.export_dir:
+    _export(config, layer_indexes)
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required([
-      "input_file", "vocab_file", "bert_config_file", "init_checkpoint",
-      "output_file"])
+      "vocab_file", "bert_config_file", "init_checkpoint"])
+  flags.register_multi_flags_validator(
+      ["input_file", "output_file", "export_dir"],
+      lambda values: bool(values["input_file"]) == bool(values["output_file"])
+      and (values["input_file"] or values["export_dir"]),
+      "--input_file and --output_file must both have a value, unless there is "
+      "only a model to export (--export_dir).")
   common_flags.run(main)

@@ -138,6 +138,29 @@ def _remove_if_there(path):
 
 
 @contextlib.contextmanager
+def atomic_folder(path):
+  """Like `atomic_path`, for a folder; `path` is empty or not there yet.
+
+  The folder yielded does not exist: the block has to make it.
+  """
+  path = path.rstrip("/")
+  partial = path + ".incomplete"
+  _delete_folder(partial)
+  try:
+    yield partial
+  except BaseException:
+    _delete_folder(partial)
+    raise
+  _delete_folder(path)
+  tf.gfile.Rename(partial, path)
+
+
+def _delete_folder(path):
+  if tf.gfile.Exists(path):
+    tf.gfile.DeleteRecursively(path)
+
+
+@contextlib.contextmanager
 def atomic_writer(path, mode="w"):
   """Opens `path` for writing; it appears, whole, only when the block ends."""
   with atomic_path(path) as partial:
@@ -182,6 +205,25 @@ def pack_segments(tokens_a, tokens_b=None):
     tokens = tokens + tokens_b + ["[SEP]"]
     segment_ids += [1] * (len(tokens_b) + 1)
   return tokens, segment_ids
+
+
+def pack_texts(tokenizer, text_a, text_b, max_seq_length):
+  """`pack_segments` of one or two texts, cut to fit.
+
+  Args:
+    tokenizer: tokenization.FullTokenizer.
+    text_a: str.
+    text_b: str or None. A text without tokens makes no second segment.
+    max_seq_length: int, tokens, [CLS] and [SEP] included; at least 3.
+
+  Returns:
+    (tokens, segment_ids): lists of str and of int, of one length.
+  """
+  tokens_a = tokenizer.tokenize(text_a)
+  tokens_b = tokenizer.tokenize(text_b) if text_b else []
+  # [CLS], [SEP] and, for a pair, another [SEP].
+  truncate_seq_pair(tokens_a, tokens_b, max_seq_length - (3 if tokens_b else 2))
+  return pack_segments(tokens_a, tokens_b)
 
 
 def pad_to(values, length):

@@ -27,6 +27,7 @@ import estimators
 import input_pipeline
 import modeling
 import optimization
+import saved_models
 import tokenization
 
 FLAGS = flags.FLAGS
@@ -37,6 +38,7 @@ common_flags.define_training_flags()
 common_flags.define_fine_tuning_flags()
 common_flags.define_evaluation_flags()
 common_flags.define_prediction_flags()
+common_flags.define_export_flag()
 common_flags.define_tpu_flags()
 common_flags.DEFINE_string(
     "data_dir", None, "Folder with the task's train, dev and test files.")
@@ -574,15 +576,8 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
     zeros = [0] * max_seq_length
     return InputFeatures(zeros, zeros, zeros, label_id=0,
                          is_real_example=False)
-  tokens_a = tokenizer.tokenize(example.text_a)
-  tokens_b = tokenizer.tokenize(example.text_b) if example.text_b else []
-  # [CLS], [SEP] and, for a pair, another [SEP].
-  room = max_seq_length - (3 if tokens_b else 2)
-  if tokens_b:
-    input_pipeline.truncate_seq_pair(tokens_a, tokens_b, room)
-  else:
-    del tokens_a[room:]
-  tokens, segment_ids = input_pipeline.pack_segments(tokens_a, tokens_b)
+  tokens, segment_ids = input_pipeline.pack_texts(
+      tokenizer, example.text_a, example.text_b, max_seq_length)
   ids = tokenizer.convert_tokens_to_ids(tokens)
   features = InputFeatures(
       input_ids=input_pipeline.pad_to(ids, max_seq_length),
@@ -1073,14 +1068,36 @@ def write_predictions(output_dir, examples, label_list, probabilities):
       writer.write("\t".join(fields) + "\n")
 
 
+def _export(config, processor, label_list):
+  """Writes the newest checkpoint's model to --export_dir."""
+
+  def build_signatures(inputs):
+    *_, probabilities = create_model(
+        config, False, *[inputs[name] for name in saved_models.INPUTS],
+        labels=None, num_labels=max(len(label_list), 1),
+        use_one_hot_embeddings=False, real_tokens_only=FLAGS.real_tokens_only,
+        is_regression=processor.is_regression)
+    return {"serving_default": {"probabilities": probabilities}}
+
+  saved_models.write(
+      FLAGS.export_dir, build_signatures,
+      estimators.latest_checkpoint(FLAGS.output_dir) or FLAGS.init_checkpoint,
+      saved_models.make_assets(
+          FLAGS.vocab_file, config, kind="classifier", labels=label_list,
+          do_lower_case=FLAGS.do_lower_case,
+          max_seq_length=FLAGS.max_seq_length))
+
+
 def _check_flags():
   """What can be known to be wrong before anything is read or made."""
   tokenization.validate_case_matches_checkpoint(
       FLAGS.do_lower_case, FLAGS.init_checkpoint)
-  if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
+  if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict or
+          FLAGS.export_dir):
     raise ValueError(
-        "Nothing to do: at least one of --do_train, --do_eval and "
-        "--do_predict must be True.")
+        "Nothing to do: at least one of --do_train, --do_eval, --do_predict "
+        "and --export_dir must be given.")
+  saved_models.check_export_dir(FLAGS.export_dir)
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   estimators.check_sequence_length(FLAGS.max_seq_length, config)
   if FLAGS.init_checkpoint:
@@ -1128,6 +1145,8 @@ def main(_):
     _evaluate(estimator, examples["eval"], label_list, tokenizer)
   if FLAGS.do_predict:
     _predict(estimator, examples["predict"], label_list, tokenizer)
+  if FLAGS.export_dir:
+    _export(config, processor, label_list)
 
 
 if __name__ == "__main__":

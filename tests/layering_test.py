@@ -23,6 +23,10 @@ ALLOWED_IMPORTS = {
     "optimization": set(),
     "input_pipeline": set(),
     "common_flags": set(),
+    # Questions and answers as text and logits, for run_squad and predictor.
+    "squad": {"tokenization", "input_pipeline"},
+    # Trained models on disk, for the scripts that export and for predictor.
+    "saved_models": {"modeling", "input_pipeline"},
     # For its safe way of writing a file.
     "estimators": {"modeling", "input_pipeline"},
     "create_pretraining_data": {
@@ -32,17 +36,20 @@ ALLOWED_IMPORTS = {
         "estimators"},
     "run_classifier": {
         "modeling", "tokenization", "optimization", "input_pipeline",
-        "common_flags", "estimators"},
+        "common_flags", "estimators", "saved_models"},
     "run_squad": {
         "modeling", "tokenization", "optimization", "input_pipeline",
-        "common_flags", "estimators"},
+        "common_flags", "estimators", "squad", "saved_models"},
     "extract_features": {
         "modeling", "tokenization", "input_pipeline", "common_flags",
-        "estimators"},
+        "estimators", "saved_models"},
+    "predictor": {
+        "tokenization", "input_pipeline", "common_flags", "squad",
+        "saved_models"},
 }
 SCRIPTS = {
     "create_pretraining_data", "run_pretraining", "run_classifier",
-    "run_squad", "extract_features",
+    "run_squad", "extract_features", "predictor",
 }
 PROJECT_NAMES = set(ALLOWED_IMPORTS) | {"tests", "benchmarks"}
 

@@ -23,6 +23,7 @@ from absl.testing import flagsaver
 
 import modeling
 import run_squad
+import squad
 import tokenization
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -158,7 +159,7 @@ def test_best_indexes_pass_over_nan():
 def test_max_context_is_that_of_comparing_all_chunks(room, stride):
   num_pieces = 43
   starts = range(0, num_pieces - room + stride, stride)
-  spans = [run_squad._DocSpan(start, min(room, num_pieces - start))
+  spans = [squad._DocSpan(start, min(room, num_pieces - start))
            for start in starts]
   for position in range(num_pieces):
     scores = [
@@ -172,7 +173,7 @@ def test_max_context_is_that_of_comparing_all_chunks(room, stride):
 
 
 def test_max_context_of_a_piece_in_no_chunk_is_false():
-  spans = [run_squad._DocSpan(0, 4), run_squad._DocSpan(6, 4)]
+  spans = [squad._DocSpan(0, 4), squad._DocSpan(6, 4)]
   assert not run_squad._check_is_max_context(spans, 0, 5)
   assert not run_squad._check_is_max_context(spans, 1, 10)
 
@@ -437,10 +438,10 @@ def test_null_comes_behind_an_answer_of_the_same_score(tmp_path):
 def test_answer_behind_a_full_n_best_is_appended():
   example, = examples_of(["John Smith was"])
   features = convert([example])
-  options = run_squad._AnswerOptions(1, 30, True, True, 0.0, False)
-  candidates = run_squad._Candidates(
+  options = squad.AnswerOptions(1, 30, True, True, 0.0, False)
+  candidates = squad._Candidates(
       [0, 0], [0, 5], [0, 5], [5.0, 1.0], [5.0, 1.0])
-  nbest = run_squad._n_best(
+  nbest = squad._n_best(
       example, features, candidates, (5.0, 5.0), options)
   assert [entry.text for entry in nbest] == ["", "Smith"]
 
@@ -495,8 +496,8 @@ def test_results_in_order_are_not_kept():
       taken.append(result.unique_id)
       yield result
 
-  options = run_squad._AnswerOptions(20, 30, True, False, 0.0, False)
-  answers = run_squad._answers(
+  options = squad.AnswerOptions(20, 30, True, False, 0.0, False)
+  answers = squad.answer_questions(
       examples, lambda index: [features[index]], results(), options)
   for number, _ in enumerate(answers):
     assert len(taken) == number + 1
@@ -509,7 +510,7 @@ def test_scores_of_a_published_system_on_dev(data_dir):
   path = os.path.join(str(data_dir), "squad", "%s.json")
   with open(path % "predictions-v1.1-logistic-regression") as reader:
     predictions = json.load(reader)
-  scores = run_squad.score_predictions(path % "dev-v1.1", predictions)
+  scores = squad.score_predictions(path % "dev-v1.1", predictions)
   assert round(scores["exact_match"], 2) == 40.14
   assert round(scores["f1"], 2) == 50.98
   assert scores["total"] == 10570
@@ -520,16 +521,16 @@ def test_scores_of_a_published_system_on_dev(data_dir):
     ("theatre", "theatre"), ("Re-use\tit", "reuse it"), ("The.", "")])
 def test_answers_are_compared_without_case_punctuation_and_articles(
     text, expected):
-  assert run_squad.normalize_answer(text) == expected
+  assert squad.normalize_answer(text) == expected
 
 
 def test_f1_counts_shared_words():
-  assert run_squad.token_f1("the cat sat", "cat sat down here") == (
+  assert squad.token_f1("the cat sat", "cat sat down here") == (
       2 * 1.0 * 0.5 / 1.5)
-  assert run_squad.token_f1("dog", "cat") == 0.0
-  assert run_squad.token_f1("the", "a") == 0.0
-  assert run_squad.token_f1("the", "a", version_2=True) == 1.0
-  assert run_squad.token_f1("", "cat", version_2=True) == 0.0
+  assert squad.token_f1("dog", "cat") == 0.0
+  assert squad.token_f1("the", "a") == 0.0
+  assert squad.token_f1("the", "a", version_2=True) == 1.0
+  assert squad.token_f1("", "cat", version_2=True) == 0.0
 
 
 def test_version_2_scores_and_their_best_thresholds(tmp_path):
@@ -540,7 +541,7 @@ def test_version_2_scores_and_their_best_thresholds(tmp_path):
       {"answers": [], "is_impossible": True}])])
   predictions = {"0-0": "one", "0-1": "two three", "0-2": "one", "0-3": ""}
   null_odds = {"0-0": -3.0, "0-1": -2.0, "0-2": -1.0, "0-3": 4.0}
-  scores = run_squad.score_predictions(path, predictions, null_odds, True)
+  scores = squad.score_predictions(path, predictions, null_odds, True)
   f1 = 100 * 2 / 3.0
   assert scores == pytest.approx({
       "exact": 50.0, "f1": (100 + f1 + 0 + 100) / 4, "total": 4,
@@ -551,14 +552,14 @@ def test_version_2_scores_and_their_best_thresholds(tmp_path):
   # Answering 0-2, which has no answer, on the way to 0-1 costs more than that
   # gains.
   null_odds["0-2"] = -2.5
-  scores = run_squad.score_predictions(path, predictions, null_odds, True)
+  scores = squad.score_predictions(path, predictions, null_odds, True)
   assert (scores["best_f1"], scores["best_f1_thresh"]) == (75.0, -3.0)
 
 
 def test_question_without_prediction_scores_zero(tmp_path, caplog):
   path = write_squad(tmp_path / "q.json", [
       ("one two", [answer("one", 0), answer("two", 4)])])
-  scores = run_squad.score_predictions(path, {"0-0": "One."})
+  scores = squad.score_predictions(path, {"0-0": "One."})
   assert scores == {"exact_match": 50.0, "f1": 50.0, "total": 2}
   assert "1 of 2 questions have no prediction" in caplog.text
 
@@ -566,7 +567,7 @@ def test_question_without_prediction_scores_zero(tmp_path, caplog):
 def test_scoring_needs_reference_answers(tmp_path):
   path = write_squad(tmp_path / "q.json", [("one", [{}])])
   with pytest.raises(ValueError, match="no `answers` to score against"):
-    run_squad.score_predictions(path, {})
+    squad.score_predictions(path, {})
 
 
 # The model.
