@@ -544,11 +544,7 @@ def _generator_input_fn(batches):
         {name: tf.int32 for name in _FEATURE_NAMES},
         {name: [None] if name == "unique_ids" else [None, None]
          for name in _FEATURE_NAMES})
-    # There is nothing to tune, and the tuner's thread, which sleeps up to a
-    # minute, can hold up the end of the run for as long.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.prefetch(2).with_options(options)
+    return input_pipeline.prefetch(dataset)
 
   return input_fn, plan()
 

@@ -287,7 +287,7 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
     batches = batches.map(
         lambda batch: _decode_record(batch, spec),
         num_parallel_calls=tf.data.experimental.AUTOTUNE)
-    return batches.prefetch(tf.data.experimental.AUTOTUNE)
+    return input_pipeline.prefetch(batches)
 
   return input_fn
 
