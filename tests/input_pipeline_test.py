@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pathlib
 import random
 
 import numpy as np
@@ -373,3 +374,43 @@ def test_a_resumed_training_sees_the_rest_of_the_order(records):
     return [list(xs([batch])) for batch in batches(input_fn, 3, count)]
 
   assert order(4, 6) == order(0, 10)[4:]
+
+
+# Texts, and folders.
+
+
+class WordTokenizer:
+
+  def tokenize(self, text):
+    return text.split()
+
+
+@pytest.mark.parametrize("text_a, text_b, length, tokens, second", [
+    ("a b", None, 8, "[CLS] a b [SEP]", 0),
+    ("a b c d", None, 5, "[CLS] a b c [SEP]", 0),
+    ("a b", "", 8, "[CLS] a b [SEP]", 0),
+    ("a b", "c", 8, "[CLS] a b [SEP] c [SEP]", 2),
+    ("a b c d", "e f", 8, "[CLS] a b c [SEP] e f [SEP]", 3),
+    ("a", "b", 3, "[CLS] [SEP]", 0)])
+def test_texts_are_packed_and_cut(text_a, text_b, length, tokens, second):
+  packed, segment_ids = input_pipeline.pack_texts(
+      WordTokenizer(), text_a, text_b, length)
+  assert " ".join(packed) == tokens
+  assert segment_ids == [0] * (len(packed) - second) + [1] * second
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+  folder, partial = tmp_path / "new", tmp_path / "new.incomplete"
+  partial.mkdir()  # What a killed run left.
+  (partial / "old").write_text("x")
+  with pytest.raises(OSError):
+    with input_pipeline.atomic_folder(str(folder)) as path:
+      pathlib.Path(path).mkdir()
+      raise OSError
+  assert not list(tmp_path.iterdir())
+  with input_pipeline.atomic_folder(str(folder) + "/") as path:
+    pathlib.Path(path).mkdir()
+    (pathlib.Path(path) / "file").write_text("x")
+    assert not folder.exists()
+  assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
+  assert [entry.name for entry in folder.iterdir()] == ["file"]
