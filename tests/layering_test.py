@@ -46,10 +46,11 @@ ALLOWED_IMPORTS = {
     "predictor": {
         "tokenization", "input_pipeline", "common_flags", "squad",
         "saved_models"},
+    "convert_checkpoint": {"modeling", "input_pipeline", "common_flags"},
 }
 SCRIPTS = {
     "create_pretraining_data", "run_pretraining", "run_classifier",
-    "run_squad", "extract_features", "predictor",
+    "run_squad", "extract_features", "predictor", "convert_checkpoint",
 }
 PROJECT_NAMES = set(ALLOWED_IMPORTS) | {"tests", "benchmarks"}
 
