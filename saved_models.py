@@ -78,8 +78,8 @@ def write(export_dir, build_signatures, checkpoint, assets):
     assets: dict of file name to bytes.
 
   Raises:
-    ValueError: the checkpoint lacks one of the model's variables, or one has
-      another shape there.
+    ValueError: the checkpoint lacks a variable that an output depends on, or
+      one has another shape there.
   """
   if not checkpoint:
     raise ValueError(
@@ -89,24 +89,41 @@ def write(export_dir, build_signatures, checkpoint, assets):
     inputs = {name: tf.placeholder(tf.int32, [None, None], name)
               for name in INPUTS}
     signatures = build_signatures(inputs)
-    _check_all_trained(checkpoint)
-    tf.train.Saver().restore(
-        session, modeling.resolve_checkpoint_path(checkpoint))
+    _restore(session, checkpoint, [
+        tensor for outputs in signatures.values()
+        for tensor in outputs.values()])
     with input_pipeline.atomic_folder(export_dir) as partial:
       _save(session, partial, inputs, signatures, assets)
   tf.logging.info("Exported the model of %s to %s", checkpoint, export_dir)
 
 
-def _check_all_trained(checkpoint):
-  coverage = modeling.compare_with_checkpoint(
-      tf.global_variables(), checkpoint)
-  unfit = coverage.missing + [name for name, _, _ in coverage.mismatched]
+def _restore(session, checkpoint, outputs):
+  """Gives the graph's variables their values.
+
+  Those that no output depends on may be missing, as the pooler is in Hugging
+  Face's models for question answering.
+
+  Raises:
+    ValueError: another one is missing, or a shape differs.
+  """
+  variables = tf.global_variables()
+  coverage = modeling.compare_with_checkpoint(variables, checkpoint)
+  used = {node.name for node in tf.graph_util.extract_sub_graph(
+      session.graph.as_graph_def(), [tensor.op.name for tensor in outputs]
+  ).node}
+  unfit = [name for name in coverage.missing if name in used]
+  unfit += [name for name, _, _ in coverage.mismatched]
   if unfit:
     raise ValueError(
         "The checkpoint %s cannot be exported: %d of the model's variables are "
         "not in it, or of another shape, for example %s. Give the --output_dir "
         "of the training run, with the flags it was trained with."
         % (checkpoint, len(unfit), unfit[-1]))
+  stored = [v for v in variables if v.op.name not in coverage.missing]
+  session.run(tf.variables_initializer(
+      [v for v in variables if v.op.name in coverage.missing]))
+  tf.train.Saver(stored).restore(
+      session, modeling.resolve_checkpoint_path(checkpoint))
 
 
 def _save(session, folder, inputs, signatures, assets):

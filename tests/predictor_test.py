@@ -311,6 +311,32 @@ def test_nothing_is_exported_without_a_trained_head(classifier, tmp_path):
   assert not list(tmp_path.glob("export*"))
 
 
+def test_a_variable_that_no_output_needs_may_be_missing(tmp_path):
+  checkpoint = str(tmp_path / "x.ckpt")
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable("x", [], initializer=tf.constant_initializer(3.0))
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, checkpoint)
+
+  def build_signatures(inputs, output_of):
+    variables = {name: tf.get_variable(name, []) for name in "xy"}
+    return {"serving_default": {"z": variables[output_of] * tf.cast(
+        inputs["input_ids"], tf.float32)}}
+
+  export = str(tmp_path / "export")
+  with pytest.raises(ValueError, match="1 of the model's variables.*y"):
+    saved_models.write(
+        export, lambda inputs: build_signatures(inputs, "y"), checkpoint, {})
+  saved_models.write(
+      export, lambda inputs: build_signatures(inputs, "x"), checkpoint, {})
+  with tf.Graph().as_default(), tf.Session() as session:
+    meta_graph = tf.saved_model.loader.load(session, ["serve"], export)
+    tensors = meta_graph.signature_def["serving_default"]
+    z = session.run(tensors.outputs["z"].name,
+                    {tensors.inputs["input_ids"].name: [[1, 2]]})
+  assert z.tolist() == [[3.0, 6.0]]
+
+
 def test_an_export_folder_that_exists_stops_the_run_at_its_start(
     classifier, tmp_path):
   with pytest.raises(ValueError, match="is there already"):
