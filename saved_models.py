@@ -1,7 +1,7 @@
 """Trained models as TensorFlow SavedModels: written whole, read back checked.
 
   saved_models.write("/tmp/export", build_signatures, checkpoint, assets)
-  signatures, assets = saved_models.load(session, "/tmp/export")
+  signatures, settings, vocab_file = saved_models.load(session, "/tmp/export")
 
 A model written here takes `input_ids`, `input_mask` and `segment_ids`, int32
 [B, T] with any B and T, and no labels. TensorFlow Serving and
@@ -154,7 +154,8 @@ def load(session, export_dir):
     export_dir: str.
 
   Returns:
-    (signatures, settings, vocab path): dict of name to SignatureDef; dict; str.
+    (signatures, settings, vocab_file): dict of name to SignatureDef; dict of
+    what `make_assets` was given; str, path.
 
   Raises:
     ValueError: a file is missing or damaged, or vocabulary and model do not

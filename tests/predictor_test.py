@@ -87,6 +87,17 @@ def answer_questions(folder, data, version_2, threshold):
   return folder / "export"
 
 
+def save_encoder(folder):
+  """Path of a checkpoint of random weights, without any head."""
+  checkpoint = str(folder / "encoder.ckpt")
+  with tf.Graph().as_default(), tf.Session() as session:
+    modeling.BertModel(modeling.BertConfig.from_dict(CONFIG), False,
+                       tf.zeros([1, 4], tf.int32))
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, checkpoint, write_meta_graph=False)
+  return checkpoint
+
+
 # What the scripts predicted.
 
 
@@ -163,12 +174,7 @@ def test_vectors_are_those_of_extract_features(tmp_path):
       vocab_file=SQUAD_VOCAB, max_seq_length=16, layers="-1,-2",
       batch_size=4, output_format="npz", pooling="mean", float16=False,
       long_text="cut", use_one_hot_embeddings=False)
-  checkpoint = str(tmp_path / "random.ckpt")
-  with tf.Graph().as_default(), tf.Session() as session:
-    modeling.BertModel(modeling.BertConfig.from_dict(CONFIG), False,
-                       tf.zeros([1, 4], tf.int32))
-    session.run(tf.global_variables_initializer())
-    tf.train.Saver().save(session, checkpoint, write_meta_graph=False)
+  checkpoint = save_encoder(tmp_path)
   texts = ["the king was john smith", "a river", "x"]
   (tmp_path / "in.txt").write_text("\n".join(texts + ["the king ||| the bank"]))
   run(extract_features.main, tmp_path, init_checkpoint=checkpoint,
@@ -294,12 +300,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def test_nothing_is_exported_without_a_trained_head(classifier, tmp_path):
-  checkpoint = str(tmp_path / "encoder.ckpt")
-  with tf.Graph().as_default(), tf.Session() as session:
-    modeling.BertModel(modeling.BertConfig.from_dict(CONFIG), False,
-                       tf.zeros([1, 4], tf.int32))
-    session.run(tf.global_variables_initializer())
-    tf.train.Saver().save(session, checkpoint, write_meta_graph=False)
+  checkpoint = save_encoder(tmp_path)
   values = dict(
       vocab_file=SQUAD_VOCAB, output_dir=str(tmp_path / "out"),
       max_seq_length=40, max_query_length=10,
