@@ -101,9 +101,20 @@ _HUGGING_FACE_DEFAULTS = {
 # Keys that mean nothing to a BertConfig, kept for the way back.
 _CARRIED_KEYS = ("id2label", "label2id", "problem_type", "layer_norm_eps")
 
+# Another one, with the dtype and shape of each of the `_redundant_tensors`
+# that a Hugging Face file had.
+_REDUNDANT_KEY = "hugging_face_tensors"
+
+# The masked LM head's names for what is stored elsewhere, too.
+_COPIES = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias"}
+
 # Types of a safetensors file. NumPy has no bfloat16, the upper half of a
 # float32.
-_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_FLOAT_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_INTEGER_TYPES = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+                  "U8": "|u1"}
 
 # What TensorFlow raises where a checkpoint's file is damaged or cut off.
 _READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
@@ -489,6 +500,69 @@ def _is_transposed(name):
   return name.endswith("/kernel")
 
 
+def _redundant_tensors(tensors, config):
+  """Tensors that some Hugging Face files have, but that follow from the rest.
+
+  They are no variables here. bert_config.json notes which there were, and the
+  way back makes them again.
+
+  Args:
+    tensors: dict of name to array, names without "bert.".
+    config: modeling.BertConfig.
+
+  Returns:
+    dict of name to (array, str that says what it is).
+  """
+  length = config.max_position_embeddings
+  redundant = {
+      "embeddings.position_ids": (
+          np.arange(length), "the numbers 0 to %d" % (length - 1)),
+      "embeddings.token_type_ids": (
+          np.zeros([length], np.int64), "%d zeros" % length)}
+  for name, original in _COPIES.items():
+    if "cls.predictions.bias" in tensors and original in tensors:
+      redundant[name] = (tensors[original], "those of `%s`" % original)
+  return redundant
+
+
+def _take_redundant(tensors, config, source):
+  """Removes the redundant tensors and notes them in the config."""
+  bias = "cls.predictions.decoder.bias"
+  if bias in tensors:
+    tensors.setdefault(_COPIES[bias], tensors[bias])
+  noted = {}
+  for name, (value, what) in _redundant_tensors(tensors, config).items():
+    if name not in tensors:
+      continue
+    tensor = tensors.pop(name)
+    if not np.array_equal(np.squeeze(tensor), np.squeeze(value)):
+      raise ValueError(
+          "%s: the values of `%s` should be %s. Here they cannot be others, so "
+          "this model cannot be converted." % (source, name, what))
+    noted[name] = [tensor.dtype.name, list(tensor.shape)]
+  if noted:
+    setattr(config, _REDUNDANT_KEY, noted)
+
+
+def _add_redundant(tensors, config, config_file):
+  """Makes the tensors that `_take_redundant` noted, as far as they still fit.
+
+  What the config's sizes or heads have become since then counts.
+  """
+  noted = getattr(config, _REDUNDANT_KEY, {})
+  try:
+    for name, (value, _) in _redundant_tensors(tensors, config).items():
+      if name in noted:
+        dtype, shape = noted[name]
+        ones = [1] * (len(shape) - value.ndim)
+        tensors[name] = value.astype(dtype).reshape(
+            ones + list(value.shape))  # [1, P], [P], or as the original.
+  except (TypeError, ValueError):
+    raise ValueError(
+        "%s: `%s` should hold [dtype, shape] by name, not %r. Delete it; no "
+        "weight is lost." % (config_file, _REDUNDANT_KEY, noted)) from None
+
+
 # Files of both kinds of model.
 
 
@@ -631,7 +705,7 @@ def _case_from_hugging_face(folder, tokens):
 
 
 def _read_hugging_face_tensors(folder):
-  """dict of name to float32 array, out of the first of `_WEIGHT_FILES`."""
+  """dict of name to array, out of the first of `_WEIGHT_FILES`."""
   there = [name for name in _WEIGHT_FILES
            if tf.gfile.Exists(os.path.join(folder, name))]
   if not there:
@@ -658,7 +732,7 @@ def _read_hugging_face_tensors(folder):
 
 
 def _is_buffer(name):
-  """Whether a tensor holds counting numbers, of no use here."""
+  """Whether a tensor holds ids, so that it may be of integers."""
   return name.endswith((".position_ids", ".token_type_ids"))
 
 
@@ -673,7 +747,8 @@ def _import_safetensors():
 
 
 def _decode_safetensors(content, path):
-  """dict of name to float32 array, from the bytes of a safetensors file."""
+  """dict of name to array, float32 but for ids, of a safetensors file's bytes.
+  """
   safetensors = _import_safetensors()
   try:
     stored = safetensors.deserialize(content)
@@ -683,22 +758,21 @@ def _decode_safetensors(content, path):
         % (path, len(content), error)) from None
   tensors = {}
   for name, tensor in stored:
-    if _is_buffer(name):
-      continue
-    if tensor["dtype"] not in _SAFETENSORS_TYPES:
+    types = dict(_FLOAT_TYPES, **(_INTEGER_TYPES if _is_buffer(name) else {}))
+    if tensor["dtype"] not in types:
       raise ValueError("%s: `%s` is of type %s; only %s can be converted." % (
-          path, name, tensor["dtype"], ", ".join(sorted(_SAFETENSORS_TYPES))))
-    flat = np.frombuffer(
-        tensor["data"], _SAFETENSORS_TYPES[tensor["dtype"]])
+          path, name, tensor["dtype"], ", ".join(sorted(types))))
+    flat = np.frombuffer(tensor["data"], types[tensor["dtype"]])
     if tensor["dtype"] == "BF16":
       flat = (flat.astype("<u4") << 16).view("<f4")
-    tensors[name] = flat.astype(np.float32, copy=False).reshape(
-        tensor["shape"])  # As in the file.
+    if not _is_buffer(name):
+      flat = flat.astype(np.float32, copy=False)
+    tensors[name] = flat.reshape(tensor["shape"])  # As in the file.
   return tensors
 
 
 def _decode_pytorch(content, path):
-  """dict of name to float32 array, from the bytes of a PyTorch file.
+  """dict of name to array, float32 but for ids, of a PyTorch file's bytes.
 
   Tensors only: Python code that a file may hold is not run.
   """
@@ -721,12 +795,14 @@ def _decode_pytorch(content, path):
                      % (path, type(stored).__name__))
   tensors = {}
   for name, tensor in stored.items():
-    if _is_buffer(name):
-      continue
-    if not (torch.is_tensor(tensor) and tensor.is_floating_point()):
+    is_buffer = _is_buffer(name)
+    if not torch.is_tensor(tensor) or not (
+        is_buffer or tensor.is_floating_point()):
       raise ValueError("%s: `%s` is not a tensor of floats, but %s." % (
           path, name, getattr(tensor, "dtype", type(tensor).__name__)))
-    tensors[name] = tensor.detach().float().numpy()
+    if not is_buffer or tensor.dtype == torch.bfloat16:
+      tensor = tensor.float()
+    tensors[name] = tensor.detach().numpy()
   return tensors
 
 
@@ -744,27 +820,12 @@ def _simplify_names(tensors, source):
   return simplified
 
 
-def _drop_tied(tensors, source):
-  """Removes the masked LM head's copies of embeddings and bias."""
-  bias = tensors.pop("cls.predictions.decoder.bias", None)
-  if bias is not None:
-    tensors.setdefault("cls.predictions.bias", bias)
-  weight = tensors.pop("cls.predictions.decoder.weight", None)
-  for name, copy, original in (
-      ("weight", weight, "embeddings.word_embeddings.weight"),
-      ("bias", bias, "cls.predictions.bias")):
-    if copy is None or original not in tensors:
-      continue
-    if not np.array_equal(copy, tensors[original]):
-      raise ValueError(
-          "%s: `cls.predictions.decoder.%s` and `%s` differ. Here they are one "
-          "variable, so this model cannot be converted."
-          % (source, name, original))
-
-
 def _to_variables(tensors, config, source):
-  """dict of variable name to array, from tensors with simplified names."""
-  _drop_tied(tensors, source)
+  """dict of variable name to array, from tensors with simplified names.
+
+  What makes no variable is noted in `config`.
+  """
+  _take_redundant(tensors, config, source)
   all_names = list(encoder_shapes(config))
   for shapes in head_shapes(config).values():
     all_names.extend(shapes)
@@ -815,7 +876,8 @@ def tensorflow_to_hugging_face(checkpoint, output, config_file=None,
   if do_lower_case is None:
     do_lower_case = getattr(
         config, "do_lower_case", _looks_lower_cased(tokens))
-  tensors, heads = _to_hugging_face_tensors(prefix, reader, config)
+  tensors, heads = _to_hugging_face_tensors(
+      prefix, reader, config, config_file)
   described = _config_to_hugging_face(config, config_file, heads, tensors)
   with input_pipeline.atomic_folder(output) as partial:
     tf.gfile.MakeDirs(partial)
@@ -833,8 +895,8 @@ def tensorflow_to_hugging_face(checkpoint, output, config_file=None,
       do_lower_case)
 
 
-def _to_hugging_face_tensors(prefix, reader, config):
-  """(dict of tensor name to float32 array, set of the heads' names)."""
+def _to_hugging_face_tensors(prefix, reader, config, config_file):
+  """(dict of tensor name to array, set of the heads' names)."""
   stored = reader.get_variable_to_shape_map()
   found = {name: stored[name] for name in model_variables(stored)}
   expected = _expected_shapes(config, found, prefix)
@@ -843,10 +905,12 @@ def _to_hugging_face_tensors(prefix, reader, config):
   tensors = {}
   for name in _progress(sorted(expected), "reading"):
     value = _read_variable(prefix, reader, name)
-    # BertModel, saved by itself, does not have the prefix.
-    start = "bert." if heads and name.startswith("bert/") else ""
-    tensors[start + hugging_face_name(name)] = np.ascontiguousarray(
+    tensors[hugging_face_name(name)] = np.ascontiguousarray(
         value.T if _is_transposed(name) else value, np.float32)
+  _add_redundant(tensors, config, config_file)
+  if heads:  # BertModel, saved by itself, does not have the prefix.
+    tensors = {re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", name):
+               value for name, value in tensors.items()}
   return tensors, heads
 
 

@@ -159,7 +159,7 @@ def as_safetensors(tensors, types=None):
   """Bytes of a file, by the format's description."""
   header, data = {"__metadata__": {"format": "pt"}}, b""
   names = {"float32": "F32", "float16": "F16", "uint16": "BF16",
-           "float64": "F64", "int64": "I64"}
+           "float64": "F64", "int64": "I64", "int32": "I32"}
   for name, tensor in tensors.items():
     raw = tensor.tobytes()
     header[name] = {"dtype": names[tensor.dtype.name],
@@ -172,17 +172,18 @@ def as_safetensors(tensors, types=None):
 
 
 def from_safetensors(path):
-  """dict of name to array of a file of float32 tensors."""
+  """dict of name to array of a file."""
   content = pathlib.Path(path).read_bytes()
   start = 8 + int.from_bytes(content[:8], "little")
   header = json.loads(content[8:start])
   assert header.pop("__metadata__") == {"format": "pt"}
+  types = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
   tensors = {}
   for name, entry in header.items():
-    assert entry["dtype"] == "F32"
     first, last = entry["data_offsets"]
     tensors[name] = np.frombuffer(
-        content[start + first:start + last], "<f4").reshape(entry["shape"])
+        content[start + first:start + last], types[entry["dtype"]]).reshape(
+            entry["shape"])
   return tensors
 
 
@@ -477,12 +478,72 @@ def test_a_tied_decoder_is_not_stored_twice(tmp_path):
   tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
   assert_same(to_tensorflow(
       save_hugging_face(tmp_path / "tied", tensors), tmp_path / "b"), plain)
-  for name in ("weight", "bias"):
+  for name, original in (("weight", "embeddings.word_embeddings.weight"),
+                         ("bias", "cls.predictions.bias")):
     full = "cls.predictions.decoder." + name
     untied = dict(tensors, **{full: tensors[full] + 1.0})
-    with pytest.raises(ValueError, match="decoder.%s` and .* differ" % name):
+    with pytest.raises(ValueError, match="decoder.%s` should be those of `%s`"
+                       % (name, original)):
       to_tensorflow(save_hugging_face(tmp_path / ("not_" + name), untied),
                     tmp_path / "c")
+
+
+def redundant_tensors(head, positions):
+  """What old Hugging Face releases saved besides."""
+  tensors = random_tensors(head)
+  start = "" if head == "none" else "bert."
+  tensors[start + "embeddings.position_ids"] = positions
+  tensors[start + "embeddings.token_type_ids"] = np.zeros([1, 16], np.int64)
+  if head == "pre-training":
+    tensors["cls.predictions.decoder.weight"] = tensors[
+        "bert.embeddings.word_embeddings.weight"]
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+  return tensors
+
+
+@pytest.mark.parametrize("positions", [
+    np.arange(16)[None], np.arange(16),
+    np.arange(16, dtype=np.int32)[None], np.arange(16, dtype=np.float16)[None]])
+@pytest.mark.parametrize("head", list(HEADS))
+def test_tensors_that_are_no_variables_come_back_too(tmp_path, head, positions):
+  tensors = redundant_tensors(head, positions)
+  values = to_tensorflow(
+      save_hugging_face(tmp_path / "hf", tensors), tmp_path / "tf")
+  plain = to_tensorflow(
+      save_hugging_face(tmp_path / "plain", random_tensors(head)),
+      tmp_path / "tf_plain")
+  assert_same(values, plain)
+  assert_same(to_hugging_face(tmp_path / "tf", tmp_path / "back"), tensors)
+
+
+@pytest.mark.parametrize("name,value,what", [
+    ("position_ids", np.arange(16)[None] + 1, "the numbers 0 to 15"),
+    ("position_ids", np.arange(17)[None], "the numbers 0 to 15"),
+    ("token_type_ids", np.ones([1, 16], np.int64), "16 zeros")])
+def test_ids_that_our_model_would_not_use_are_refused(
+    tmp_path, name, value, what):
+  tensors = dict(random_tensors(), **{"embeddings." + name: value})
+  with pytest.raises(ValueError, match="the values of `embeddings.%s` should "
+                     "be %s" % (name, what)):
+    to_tensorflow(save_hugging_face(tmp_path / "hf", tensors), tmp_path / "tf")
+
+
+def test_what_is_made_again_fits_the_model_that_it_has_become(tmp_path):
+  tensors = redundant_tensors("pre-training", np.arange(16)[None])
+  to_tensorflow(save_hugging_face(tmp_path / "hf", tensors), tmp_path / "tf")
+  given = json.loads((tmp_path / "tf" / "bert_config.json").read_text())
+  given["max_position_embeddings"] = 12
+  checkpoint = save_model(tmp_path / "run", "classifier", config=given)
+  back = to_hugging_face(checkpoint, tmp_path / "back")
+  assert (back["bert.embeddings.position_ids"] == np.arange(12)[None]).all()
+  assert not any("decoder" in name for name in back)
+  for notes in (7, ["embeddings.position_ids"],
+                {"embeddings.position_ids": ["number", [1, 16]]}):
+    given["hugging_face_tensors"] = notes
+    (tmp_path / "run" / "bert_config.json").write_text(json.dumps(given))
+    with pytest.raises(ValueError, match="bert_config.json: `hugging_face_tens"
+                       r"ors` should hold \[dtype, shape\] by name, not"):
+      to_hugging_face(checkpoint, tmp_path / "again")
 
 
 def test_other_floats_become_float32(tmp_path):
@@ -778,7 +839,8 @@ def test_pytorch_files_are_read_as_safetensors_are(tmp_path):
   name = "bert.pooler.dense.weight"
   stored[name] = stored[name].bfloat16()
   tensors[name] = stored[name].float().numpy()
-  stored["bert.embeddings.position_ids"] = torch.arange(16)
+  tensors["bert.embeddings.position_ids"] = np.arange(16)[None]
+  stored["bert.embeddings.position_ids"] = torch.arange(16)[None]
   save_pytorch(tmp_path / "hf", stored)
   to_tensorflow(tmp_path / "hf", tmp_path / "tf")
   assert_same(to_hugging_face(tmp_path / "tf", tmp_path / "back"), tensors)
@@ -880,7 +942,8 @@ def test_a_real_model_gives_the_same_embeddings_and_comes_back(tmp_path):
                        np.zeros_like(ids))
   safetensors = pytest.importorskip("safetensors.numpy")
   original = safetensors.load_file(folder + "/model.safetensors")
-  del original["embeddings.position_ids"]  # 0, 1, 2, ...: not a weight.
+  assert len(original) == 104
+  assert "embeddings.position_ids" in original
   assert_same(to_hugging_face(tmp_path / "tf", tmp_path / "back"), original)
 
 
