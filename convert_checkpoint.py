@@ -44,6 +44,8 @@ CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"
 HUGGING_FACE_CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
 SAFETENSORS_FILE = "model.safetensors"
 
 # Where a Hugging Face model may be, the best choice first. An index names the
@@ -109,6 +111,18 @@ _REDUNDANT_KEY = "hugging_face_tensors"
 _COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias"}
+
+# Of a Hugging Face tokenizer, what bert_config.json keeps for the way back.
+_TOKENIZER_SETTINGS = ("do_lower_case", "strip_accents",
+                       "tokenize_chinese_chars")
+
+# Tokenizers that cut texts as tokenization.FullTokenizer does.
+_TOKENIZER_CLASSES = (None, "BertTokenizer", "BertTokenizerFast",
+                      "PreTrainedTokenizerFast", "TokenizersBackend")
+
+# Embeddings without a token are there to make their number round, a multiple
+# of 128 at most.
+MAX_PADDING_ROWS = 127
 
 # Types of a safetensors file. NumPy has no bfloat16, the upper half of a
 # float32.
@@ -581,18 +595,28 @@ def _read_json(path):
   return values
 
 
-def _read_vocab(path, config, remedy):
-  """A vocabulary's bytes and its tokens, checked against the model's size."""
-  if not tf.gfile.Exists(path):
-    raise ValueError("The vocabulary %s is missing. %s" % (path, remedy))
+def _read_vocab(path):
+  """A vocab.txt's bytes and its tokens."""
   tokens = list(input_pipeline.read_text_lines(path))
-  if len(tokens) > config.vocab_size:
-    raise ValueError(
-        "%s has %d tokens, but the model has embeddings of %d (`vocab_size`). "
-        "They do not belong together."
-        % (path, len(tokens), config.vocab_size))
   with tf.gfile.GFile(path, "rb") as reader:
     return reader.read(), tokens
+
+
+def _check_vocab_size(tokens, config, path):
+  """Compares a vocabulary with the embeddings.
+
+  With another model's vocabulary no script would fail, and all results would
+  mean nothing. So a vocabulary that is far too small is an error, too.
+  """
+  padding = config.vocab_size - len(tokens)
+  if 0 <= padding <= MAX_PADDING_ROWS:
+    return
+  raise ValueError(
+      "%s has %d tokens, but the model has embeddings of %d (`vocab_size`). "
+      "They do not belong together.%s" % (
+          path, len(tokens), config.vocab_size, "" if padding < 0 else
+          " If they do, use a %s with a further line for each of the other "
+          "embeddings: [unused_1], [unused_2] and so on." % VOCAB_FILE))
 
 
 def _looks_lower_cased(tokens):
@@ -626,8 +650,8 @@ def hugging_face_to_tensorflow(folder, output):
   """Converts a Hugging Face BERT to a checkpoint with config and vocabulary.
 
   Args:
-    folder: str, with config.json, vocab.txt and the weights in one of
-      `_WEIGHT_FILES`.
+    folder: str, with config.json, vocab.txt or tokenizer.json, and the
+      weights in one of `_WEIGHT_FILES`.
     output: str, folder to make.
 
   Raises:
@@ -643,10 +667,9 @@ def hugging_face_to_tensorflow(folder, output):
                                    VOCAB_FILE, SAFETENSORS_FILE))
   config = _config_from_hugging_face(
       os.path.join(folder, HUGGING_FACE_CONFIG_FILE))
-  vocab, tokens = _read_vocab(
-      os.path.join(folder, VOCAB_FILE), config,
-      "The model cannot be used without it; download it, too.")
-  config.do_lower_case = _case_from_hugging_face(folder, tokens)
+  vocab, tokens = _vocab_from_hugging_face(folder, config)
+  for key, value in _tokenizer_settings(folder, tokens).items():
+    setattr(config, key, value)
   tensors = _simplify_names(_read_hugging_face_tensors(folder), folder)
   values = _to_variables(tensors, config, folder)
   with input_pipeline.atomic_folder(output) as partial:
@@ -694,14 +717,149 @@ def _config_from_hugging_face(path):
     raise ValueError("%s: %s" % (path, error)) from None
 
 
-def _case_from_hugging_face(folder, tokens):
-  """bool, `do_lower_case`: the tokenizer's, else as the vocabulary looks."""
+def _vocab_from_hugging_face(folder, config):
+  """(bytes of vocab.txt, list of its tokens).
+
+  transformers 5 writes tokenizer.json only. Tokens that were added to the
+  vocabulary of a trained model are in a file of their own beside vocab.txt.
+  """
+  path = os.path.join(folder, VOCAB_FILE)
+  tokenizer_path = os.path.join(folder, TOKENIZER_FILE)
+  added_path = os.path.join(folder, ADDED_TOKENS_FILE)
+  if tf.gfile.Exists(path):
+    content, tokens = _read_vocab(path)
+    if not tf.gfile.Exists(added_path):
+      _check_vocab_size(tokens, config, path)
+      return content, tokens
+    path, added = added_path, _read_json(added_path)
+  elif tf.gfile.Exists(tokenizer_path):
+    path = tokenizer_path
+    tokens, added = _vocab_of_tokenizer(path)
+  else:
+    raise ValueError(
+        "The vocabulary %s is missing, and there is no %s. The model cannot be "
+        "used without; download it, too." % (path, TOKENIZER_FILE))
+  tokens = _add_tokens(tokens, added, path)
+  _check_vocab_size(tokens, config, path)
+  return "".join(token + "\n" for token in tokens).encode("utf-8"), tokens
+
+
+def _vocab_of_tokenizer(path):
+  """(list of tokens, dict of added token to id) of a tokenizer.json."""
+  tokenizer = _read_json(path)
+  try:
+    model = tokenizer["model"]
+    # The first releases did not name the kind.
+    kind = model.get("type") or (
+        "WordPiece" if "continuing_subword_prefix" in model else "unknown")
+    if kind == "WordPiece":
+      ids = model["vocab"]
+      tokens = sorted(ids, key=ids.get)
+      added = {token["content"]: token["id"]
+               for token in tokenizer.get("added_tokens") or ()}
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError("%s is damaged: %s" % (path, error)) from None
+  if kind != "WordPiece":
+    raise ValueError("%s: the vocabulary is of the kind %s; only WordPiece can "
+                     "be converted." % (path, kind))
+  for key, expected in (("continuing_subword_prefix", "##"),
+                        ("unk_token", "[UNK]")):
+    if model.get(key, expected) != expected:
+      raise ValueError("%s: `%s` is %r, and only vocabularies with %r can be "
+                       "converted." % (path, key, model[key], expected))
+  if [ids[token] for token in tokens] != list(range(len(tokens))):
+    raise ValueError("%s: the tokens' ids are not 0 to %d, each once."
+                     % (path, len(tokens) - 1))
+  return tokens, added
+
+
+def _add_tokens(tokens, added, path):
+  """The tokens with those that were added behind them.
+
+  Args:
+    tokens: list of str, by id.
+    added: dict of str to id; those whose id is one in `tokens` do not count.
+    path: str, for the messages.
+  """
+  try:
+    more = sorted((index, token) for token, index in added.items()
+                  if index not in range(len(tokens)))
+    fits = [index for index, _ in more] == list(
+        range(len(tokens), len(tokens) + len(more)))
+  except TypeError:
+    fits = False
+  if not fits:
+    raise ValueError(
+        "%s: the ids of the added tokens should go on from %d, the number of "
+        "the others, each once: %s." % (path, len(tokens), added))
+  if more:
+    tf.logging.warning(
+        "%s adds %d tokens to the vocabulary: %s. transformers finds them "
+        "anywhere in a text, tokenization.py only as WordPiece tokens.", path,
+        len(more), ", ".join(str(token) for _, token in more))
+  tokens = tokens + [token for _, token in more]
+  for token in tokens:
+    if not isinstance(token, str) or re.search(r"[\r\n]", token):
+      raise ValueError("%s: the token %r cannot be a line of %s."
+                       % (path, token, VOCAB_FILE))
+  return tokens
+
+
+def _tokenizer_settings(folder, tokens):
+  """What is known of a Hugging Face tokenizer beside its vocabulary.
+
+  Args:
+    folder: str, that of the model.
+    tokens: list of str, the vocabulary: looked at for capital letters where
+      neither tokenizer_config.json nor tokenizer.json tells the case.
+
+  Returns:
+    dict of bool: `do_lower_case`, and those of `_TOKENIZER_SETTINGS` that are
+    not as tokenization.FullTokenizer has them.
+  """
+  settings = {}
+  path = os.path.join(folder, TOKENIZER_FILE)
+  if tf.gfile.Exists(path):
+    settings.update(_normalizer_settings(_read_json(path), path))
   path = os.path.join(folder, TOKENIZER_CONFIG_FILE)
   if tf.gfile.Exists(path):
-    do_lower_case = _read_json(path).get("do_lower_case")
-    if isinstance(do_lower_case, bool):
-      return do_lower_case
-  return _looks_lower_cased(tokens)
+    described = _read_json(path)
+    settings.update((key, described[key]) for key in _TOKENIZER_SETTINGS
+                    if isinstance(described.get(key), bool))
+    if described.get("tokenizer_class") not in _TOKENIZER_CLASSES:
+      tf.logging.warning(
+          "%s: a `tokenizer_class` %s cuts texts into other tokens than "
+          "tokenization.py does.", path, described["tokenizer_class"])
+  do_lower_case = settings.setdefault(
+      "do_lower_case", _looks_lower_cased(tokens))
+  for key, usual in (("strip_accents", do_lower_case),
+                     ("tokenize_chinese_chars", True)):
+    if settings.setdefault(key, usual) == usual:
+      del settings[key]
+    else:
+      tf.logging.warning(
+          "%s: the tokenizer has `%s` %r, unlike the scripts here: some texts "
+          "become other tokens.", folder, key, settings[key])
+  return settings
+
+
+def _normalizer_settings(tokenizer, path):
+  """The part of `_tokenizer_settings` that a tokenizer.json's dict holds."""
+  settings = {}
+  try:
+    normalizer = tokenizer.get("normalizer") or {}
+    parts = normalizer.get("normalizers", [normalizer])
+    settings["do_lower_case"] = any(
+        part.get("type") == "Lowercase" or part.get("lowercase") is True
+        for part in parts)
+    for part in parts:
+      for key, theirs in (("strip_accents", "strip_accents"),
+                          ("tokenize_chinese_chars", "handle_chinese_chars")):
+        if isinstance(part.get(theirs), bool):
+          settings[key] = part[theirs]
+  except (AttributeError, TypeError) as error:
+    raise ValueError("%s is damaged: %s" % (path, error)) from None
+  return settings
 
 
 def _read_hugging_face_tensors(folder):
@@ -870,25 +1028,29 @@ def tensorflow_to_hugging_face(checkpoint, output, config_file=None,
     raise ValueError("The model's config %s is missing. Name it by "
                      "--bert_config_file." % config_file)
   config = modeling.BertConfig.from_json_file(config_file)
-  vocab, tokens = _read_vocab(
-      vocab_file or os.path.join(folder, VOCAB_FILE), config,
-      "Name it by --vocab_file.")
+  vocab_file = vocab_file or os.path.join(folder, VOCAB_FILE)
+  if not tf.gfile.Exists(vocab_file):
+    raise ValueError("The vocabulary %s is missing. Name it by --vocab_file."
+                     % vocab_file)
+  vocab, tokens = _read_vocab(vocab_file)
+  _check_vocab_size(tokens, config, vocab_file)
   if do_lower_case is None:
     do_lower_case = getattr(
         config, "do_lower_case", _looks_lower_cased(tokens))
   tensors, heads = _to_hugging_face_tensors(
       prefix, reader, config, config_file)
   described = _config_to_hugging_face(config, config_file, heads, tensors)
+  tokenizer = {key: getattr(config, key) for key in _TOKENIZER_SETTINGS
+               if hasattr(config, key)}
+  tokenizer.update(tokenizer_class="BertTokenizer", do_lower_case=do_lower_case,
+                   model_max_length=config.max_position_embeddings)
   with input_pipeline.atomic_folder(output) as partial:
     tf.gfile.MakeDirs(partial)
     _write_file(os.path.join(partial, SAFETENSORS_FILE),
                 safetensors.numpy.save(tensors, {"format": "pt"}))
     _write_file(os.path.join(partial, HUGGING_FACE_CONFIG_FILE), described)
     _write_file(os.path.join(partial, VOCAB_FILE), vocab)
-    _write_file(
-        os.path.join(partial, TOKENIZER_CONFIG_FILE),
-        {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case,
-         "model_max_length": config.max_position_embeddings})
+    _write_file(os.path.join(partial, TOKENIZER_CONFIG_FILE), tokenizer)
   tf.logging.info(
       "%s: %d tensors, %s, hidden_act %s, do_lower_case %s.", output,
       len(tensors), described["architectures"][0], described["hidden_act"],

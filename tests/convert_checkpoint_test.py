@@ -670,6 +670,196 @@ def test_the_case_is_the_tokenizers_else_as_the_vocabulary_looks(
     assert tokenizer["do_lower_case"] is result
 
 
+# Vocabularies.
+
+
+def save_tokenizer(folder, vocab=None, added=(), **parts):
+  """Replaces vocab.txt by a tokenizer.json like those of transformers 5."""
+  if (folder / "vocab.txt").exists():
+    os.remove(folder / "vocab.txt")
+  ids = {token: index for index, token in enumerate(VOCAB)}
+  content = {
+      "added_tokens": [{"id": ids[token], "content": token, "special": True}
+                       for token in VOCAB[:5]] + list(added),
+      "normalizer": {"type": "BertNormalizer", "lowercase": True,
+                     "strip_accents": None, "handle_chinese_chars": True},
+      "model": {"type": "WordPiece", "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                # Not in the order of the ids.
+                "vocab": dict(sorted((vocab or ids).items()))}}
+  content.update(parts)
+  (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def test_the_vocabulary_of_tokenizer_json_becomes_vocab_txt(
+    tmp_path, warnings):
+  save_hugging_face(tmp_path / "hf")
+  expected = (tmp_path / "hf" / "vocab.txt").read_bytes()
+  save_tokenizer(tmp_path / "hf")
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  assert (tmp_path / "tf" / "vocab.txt").read_bytes() == expected
+  assert not warnings
+  to_hugging_face(tmp_path / "tf", tmp_path / "back")
+  assert (tmp_path / "back" / "vocab.txt").read_bytes() == expected
+  assert json.loads((tmp_path / "back" / "tokenizer_config.json").read_text()
+                    ) == {"tokenizer_class": "BertTokenizer",
+                          "do_lower_case": True, "model_max_length": 16}
+
+
+def test_vocab_txt_comes_first(tmp_path):
+  save_hugging_face(tmp_path / "hf")
+  content = (tmp_path / "hf" / "vocab.txt").read_bytes().replace(b"\n", b"\r\n")
+  save_tokenizer(tmp_path / "hf", {"x": 0})
+  (tmp_path / "hf" / "vocab.txt").write_bytes(content)
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  assert (tmp_path / "tf" / "vocab.txt").read_bytes() == content
+
+
+LOWER = {"type": "BertNormalizer", "lowercase": True}
+CASED = {"type": "BertNormalizer", "lowercase": False}
+
+
+@pytest.mark.parametrize("normalizer,said,expected", [
+    (LOWER, None, True), (CASED, None, False), (None, None, False),
+    ({"type": "Sequence", "normalizers": [
+        {"type": "NFC"}, {"type": "Lowercase"}]}, None, True),
+    (LOWER, False, False), (CASED, True, True)])
+@pytest.mark.parametrize("has_vocab_txt", [True, False])
+def test_tokenizer_json_tells_the_case_unless_the_config_does(
+    tmp_path, normalizer, said, expected, has_vocab_txt):
+  save_hugging_face(tmp_path / "hf")
+  vocab = (tmp_path / "hf" / "vocab.txt").read_bytes()
+  save_tokenizer(tmp_path / "hf", normalizer=normalizer)
+  if has_vocab_txt:
+    (tmp_path / "hf" / "vocab.txt").write_bytes(vocab)
+  (tmp_path / "hf" / "tokenizer_config.json").write_text(
+      json.dumps({"do_lower_case": said}))
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  config = json.loads((tmp_path / "tf" / "bert_config.json").read_text())
+  assert config["do_lower_case"] is expected
+
+
+@pytest.mark.parametrize("in_tokenizer_json", [True, False])
+@pytest.mark.parametrize("key,theirs,do_lower_case", [
+    ("strip_accents", "strip_accents", True),
+    ("tokenize_chinese_chars", "handle_chinese_chars", False)])
+def test_a_tokenizer_unlike_ours_is_warned_of_and_comes_back(
+    tmp_path, warnings, key, theirs, do_lower_case, in_tokenizer_json):
+  save_hugging_face(tmp_path / "hf")
+  if in_tokenizer_json:
+    save_tokenizer(tmp_path / "hf", normalizer={
+        "type": "BertNormalizer", "lowercase": do_lower_case, theirs: False})
+  else:
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": do_lower_case, key: False,
+                    "tokenizer_class": "BertJapaneseTokenizer"}))
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  assert "the tokenizer has `%s` False, unlike" % key in warnings[-1]
+  assert in_tokenizer_json or "a `tokenizer_class` BertJapanese" in warnings[0]
+  to_hugging_face(tmp_path / "tf", tmp_path / "back")
+  assert json.loads((tmp_path / "back" / "tokenizer_config.json").read_text()
+                    ) == {"tokenizer_class": "BertTokenizer", key: False,
+                          "do_lower_case": do_lower_case,
+                          "model_max_length": 16}
+
+
+@pytest.mark.parametrize("in_tokenizer_json", [True, False])
+def test_tokens_added_to_a_trained_model_follow_the_others(
+    tmp_path, warnings, in_tokenizer_json):
+  save_hugging_face(tmp_path / "hf")
+  if in_tokenizer_json:
+    save_tokenizer(tmp_path / "hf", added=[{"id": 10, "content": "dog"},
+                                           {"id": 9, "content": "[E1]"}])
+  else:
+    (tmp_path / "hf" / "added_tokens.json").write_text(
+        json.dumps({"dog": 10, "[E1]": 9, "[MASK]": 4}))
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  assert (tmp_path / "tf" / "vocab.txt").read_text() == "".join(
+      token + "\n" for token in VOCAB + ["[E1]", "dog"])
+  assert "adds 2 tokens to the vocabulary: [E1], dog." in warnings[0]
+
+
+@pytest.mark.parametrize("ids", [
+    {"dog": 10}, {"dog": 9, "cat": 9}, {"dog": -1}, {"dog": "9"},
+    {"dog": [9]}, {"dog": {}, "cat": {}}])
+def test_added_tokens_that_do_not_follow_are_refused(tmp_path, ids):
+  folder = save_hugging_face(tmp_path / "hf")
+  (tmp_path / "hf" / "added_tokens.json").write_text(json.dumps(ids))
+  with pytest.raises(ValueError, match="added_tokens.json: the ids .* should "
+                     "go on from 9"):
+    convert_checkpoint.hugging_face_to_tensorflow(folder, str(tmp_path / "tf"))
+
+
+@pytest.mark.parametrize("parts,message", [
+    ({"model": {"type": "BPE", "vocab": {"a": 0}}},
+     "the vocabulary is of the kind BPE; only WordPiece can be converted"),
+    ({"model": {"vocab": {"a": 0}}}, "is of the kind unknown; only WordPiece"),
+    ({"model": {"type": "WordPiece", "vocab": {"a": 0},
+                "continuing_subword_prefix": "@@"}},
+     "`continuing_subword_prefix` is '@@', and only vocabularies with '##'"),
+    ({"model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "<unk>"}},
+     "`unk_token` is '<unk>'"),
+    ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 2}}},
+     "the tokens' ids are not 0 to 1, each once"),
+    ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 0}}},
+     "the tokens' ids are not 0 to 1, each once"),
+    ({"model": {"type": "WordPiece", "vocab": {"a": 0, "b\nc": 1}},
+      "added_tokens": []}, r"the token 'b\\nc' cannot be a line of vocab.txt"),
+    ({"model": {"type": "WordPiece", "vocab": ["a", "b"]}}, "is damaged"),
+    ({"model": {"type": "WordPiece"}}, "is damaged: 'vocab'"),
+    ({"model": "WordPiece"}, "is damaged"),
+    ({"added_tokens": [7]}, "is damaged"),
+    ({"normalizer": "lower"}, "is damaged")])
+def test_a_tokenizer_json_of_no_use_is_refused(tmp_path, parts, message):
+  folder = save_hugging_face(tmp_path / "hf")
+  save_tokenizer(tmp_path / "hf", **parts)
+  with pytest.raises(ValueError, match="tokenizer.json.*" + message):
+    convert_checkpoint.hugging_face_to_tensorflow(folder, str(tmp_path / "tf"))
+  assert os.listdir(tmp_path) == ["hf"]
+
+
+def test_the_first_releases_did_not_name_the_kind(tmp_path):
+  save_hugging_face(tmp_path / "hf")
+  save_tokenizer(tmp_path / "hf", model={
+      "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+      "vocab": {token: index for index, token in enumerate(VOCAB)}})
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  assert (tmp_path / "tf" / "vocab.txt").read_text().split() == VOCAB
+
+
+def test_a_vocabulary_may_lack_127_tokens_but_not_more(tmp_path):
+  for size, fits in ((9 + 127, True), (9 + 128, False)):
+    checkpoint = save_model(tmp_path / ("run_%d" % size), with_slots=False,
+                            config={"vocab_size": size})
+    if fits:
+      to_hugging_face(checkpoint, tmp_path / "hf")
+      continue
+    with pytest.raises(ValueError, match=r"vocab.txt has 9 tokens, but the "
+                       r"model has embeddings of 137 .*\[unused_1\]"):
+      to_hugging_face(checkpoint, tmp_path / "again")
+  config = json.loads((tmp_path / "hf" / "config.json").read_text())
+  config["vocab_size"] = 137
+  (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="hf/vocab.txt has 9 tokens, but"):
+    to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+
+
+def test_a_vocabulary_larger_than_the_embeddings_is_refused(tmp_path):
+  folder = save_hugging_face(tmp_path / "hf")
+  ids = {"token%d" % index: index for index in range(12)}
+  (tmp_path / "hf" / "vocab.txt").write_text("\n".join(ids))
+  message = " has 12 tokens, but the model has embeddings of 11 .*together.$"
+  with pytest.raises(ValueError, match="vocab.txt" + message):
+    convert_checkpoint.hugging_face_to_tensorflow(folder, str(tmp_path / "tf"))
+  save_tokenizer(tmp_path / "hf", ids)
+  with pytest.raises(ValueError, match="tokenizer.json" + message):
+    convert_checkpoint.hugging_face_to_tensorflow(folder, str(tmp_path / "tf"))
+  save_tokenizer(tmp_path / "hf", added=[
+      {"id": 9 + index, "content": str(index)} for index in range(3)])
+  with pytest.raises(ValueError, match="tokenizer.json" + message):
+    convert_checkpoint.hugging_face_to_tensorflow(folder, str(tmp_path / "tf"))
+
+
 # Files that are missing, damaged or of another model.
 
 
@@ -910,6 +1100,42 @@ def test_transformers_computes_the_same(tmp_path, activation):
   assert_outputs_agree(tmp_path / "hf", tmp_path / "tf", *batch)
   to_hugging_face(tmp_path / "tf", tmp_path / "back")
   assert_outputs_agree(tmp_path / "back", tmp_path / "tf", *batch)
+
+
+@pytest.mark.parametrize("do_lower_case", [True, False])
+def test_transformers_tokenizes_the_same_with_either_file(
+    tmp_path, do_lower_case):
+  transformers = pytest.importorskip("transformers")
+  save_hugging_face(tmp_path / "hf")
+  vocab = VOCAB + ["The", "\u00e1"]
+  (tmp_path / "hf" / "vocab.txt").write_text(
+      "".join(token + "\n" for token in vocab), encoding="utf-8")
+  (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(
+      {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case}))
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  to_hugging_face(tmp_path / "tf", tmp_path / "back")
+  tokenizer = transformers.AutoTokenizer.from_pretrained(
+      str(tmp_path / "back"))
+  ours = tokenization.FullTokenizer(
+      str(tmp_path / "tf" / "vocab.txt"), do_lower_case)
+  text = "The thes \u00e1 A."
+  tokens = ["The", "the", "##s", "\u00e1", "[UNK]", "."]
+  if do_lower_case:
+    tokens = ["the", "the", "##s", "a", "a", "."]
+  assert tokenizer.tokenize(text) == ours.tokenize(text) == tokens
+  assert tokenizer(text)["input_ids"] == ours.convert_tokens_to_ids(
+      ["[CLS]"] + tokens + ["[SEP]"])
+  tokenizer.save_pretrained(str(tmp_path / "theirs"))
+  # The newest release writes tokenizer.json only.
+  for name in ("vocab.txt", "tokenizer_config.json"):
+    if (tmp_path / "theirs" / name).exists():
+      os.remove(tmp_path / "theirs" / name)
+  for name in ("config.json", "model.safetensors"):
+    os.rename(tmp_path / "back" / name, tmp_path / "theirs" / name)
+  to_tensorflow(tmp_path / "theirs", tmp_path / "again")
+  for name in ("vocab.txt", "bert_config.json"):
+    assert ((tmp_path / "again" / name).read_bytes() ==
+            (tmp_path / "tf" / name).read_bytes())
 
 
 @pytest.mark.parametrize("head", list(HEADS))
