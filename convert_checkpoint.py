@@ -21,6 +21,13 @@ safetensors files need the package `safetensors`, not PyTorch;
 pytorch_model.bin needs PyTorch. Weights keep every bit, except that 16- and
 64-bit floats of Hugging Face models become float32. Output is written whole or
 not at all, and never over something that is there already.
+
+From Hugging Face and back again, all tensors are the same, with today's names:
+bert_config.json also notes what has no place in the checkpoint (position_ids
+and the like, the case of the tokenizer, names of labels). A folder without
+vocab.txt has its vocabulary in tokenizer.json. Models for question answering
+or masked words only may have no pooler; then neither has the checkpoint, and
+run_classifier.py, which warns of it, starts with a random one.
 """
 
 import io
@@ -442,7 +449,8 @@ def find_heads(config, names):
 def _expected_shapes(config, names, source):
   """Shapes of the variables that a model with some of them must have.
 
-  The pooler may be missing where no head reads it.
+  The pooler may be missing where no head reads it. It is not made up then: a
+  random one in a file would look like a trained one.
   """
   heads = find_heads(config, names)
   shapes = encoder_shapes(config)
@@ -450,8 +458,9 @@ def _expected_shapes(config, names, source):
   if not set(names).intersection(poolers) and not heads.intersection(
       ("classifier", "seq_relationship")):
     tf.logging.warning(
-        "%s has no pooler, and the converted model will have none. A script "
-        "that is given it starts with a random one.", source)
+        "%s has no pooler, and the converted model has none either: "
+        "fine-tuning it as a classifier starts with a random one. Answering "
+        "questions needs none.", source)
     for name in poolers:
       del shapes[name]
   for head in heads:

@@ -15,6 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import convert_checkpoint
+import estimators
 import modeling
 import tokenization
 
@@ -435,16 +436,50 @@ def test_from_hugging_face_and_back_nothing_changes(tmp_path, head):
   assert_same(to_hugging_face(tmp_path / "tf", tmp_path / "back"), tensors)
 
 
-@pytest.mark.parametrize("head", ["none", "squad"])
+def without_pooler(head):
+  """Tensors of a model that has none; "masked LM" is a head, too."""
+  tensors = random_tensors("pre-training" if head == "masked LM" else head)
+  return {name: value for name, value in tensors.items()
+          if "pooler" not in name and "seq_relationship" not in name}
+
+
+@pytest.mark.parametrize("head", ["none", "squad", "masked LM"])
 def test_a_pooler_may_be_missing_where_no_head_reads_it(
     tmp_path, warnings, head):
-  tensors = {name: value for name, value in random_tensors(head).items()
-             if "pooler" not in name}
+  tensors = without_pooler(head)
   values = to_tensorflow(
       save_hugging_face(tmp_path / "hf", tensors), tmp_path / "tf")
   assert not any("pooler" in name for name in values)
   assert "has no pooler" in warnings[0]
   assert_same(to_hugging_face(tmp_path / "tf", tmp_path / "back"), tensors)
+
+
+@pytest.mark.parametrize("head", ["none", "squad", "masked LM"])
+def test_a_classifier_starts_with_a_random_pooler_in_place_of_a_missing_one(
+    tmp_path, warnings, head):
+  values = to_tensorflow(
+      save_hugging_face(tmp_path / "hf", without_pooler(head)), tmp_path / "tf")
+  del warnings[:]
+  config = modeling.BertConfig.from_json_file(
+      str(tmp_path / "tf" / "bert_config.json"))
+  with tf.Graph().as_default(), tf.Session() as session:
+    model = modeling.BertModel(config, True, tf.constant([[1, 2, 3]]))
+    tf.get_variable("output_weights", [3, 8])
+    estimators.init_from_checkpoint(
+        str(tmp_path / "tf" / "bert_model.ckpt"), use_tpu=False,
+        mode=estimators.ModeKeys.TRAIN)
+    session.run(tf.global_variables_initializer())
+    started = {v.op.name: session.run(v) for v in tf.global_variables()}
+    assert np.isfinite(session.run(model.pooled_output)).all()
+  random = ["bert/pooler/dense/bias", "bert/pooler/dense/kernel",
+            "output_weights"]
+  assert_same({name: value for name, value in started.items()
+               if name not in random},
+              {name: value for name, value in values.items()
+               if name.startswith("bert/")})
+  assert 0.005 < np.std(started["bert/pooler/dense/kernel"]) < 0.03
+  assert len(warnings) == 1
+  assert "so starting at random: %s." % ", ".join(random) in warnings[0]
 
 
 def test_a_classifier_needs_its_pooler(tmp_path):
@@ -1100,6 +1135,30 @@ def test_transformers_computes_the_same(tmp_path, activation):
   assert_outputs_agree(tmp_path / "hf", tmp_path / "tf", *batch)
   to_hugging_face(tmp_path / "tf", tmp_path / "back")
   assert_outputs_agree(tmp_path / "back", tmp_path / "tf", *batch)
+
+
+@pytest.mark.parametrize("name,expected_random", [
+    ("BertForQuestionAnswering", []), ("BertForMaskedLM", []),
+    ("BertModel", POOLER)])
+def test_transformers_loads_a_model_without_pooler(
+    tmp_path, name, expected_random):
+  transformers = pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch")
+  kind = getattr(transformers, name)
+  settings = {"add_pooling_layer": False} if name == "BertModel" else {}
+  model = kind(transformers.BertConfig(**CONFIG), **settings)
+  model.eval().save_pretrained(str(tmp_path / "hf"))
+  (tmp_path / "hf" / "vocab.txt").write_text("\n".join(VOCAB))
+  to_tensorflow(tmp_path / "hf", tmp_path / "tf")
+  assert_same(to_hugging_face(tmp_path / "tf", tmp_path / "back"),
+              from_safetensors(tmp_path / "hf" / "model.safetensors"))
+  loaded, report = kind.from_pretrained(
+      str(tmp_path / "back"), output_loading_info=True)
+  assert sorted(report["missing_keys"]) == sorted(expected_random)
+  assert not report["unexpected_keys"]
+  ids = torch.tensor([[2, 5, 6, 7, 3]])
+  with torch.no_grad():
+    assert torch.equal(loaded.eval()(ids)[0], model(ids)[0])
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])
