@@ -29,9 +29,13 @@ import re
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-# Added to the attention scores of masked positions, before the softmax.
-MASKED_SCORE = -10000.0
+import fused_ops
+
 LAYER_NORM_EPSILON = 1e-12
+
+# Hidden size from which on training uses `fused_ops`: what compiling takes is
+# then made good within some tens of steps.
+MIN_FUSED_WIDTH = 256
 
 
 # Configuration.
@@ -144,6 +148,9 @@ class BertModel:
       0; outputs there are zeros instead of values that depend on the padding.
       Results at real positions are the same to float32 rounding. The number of
       rows computed varies with the batch, so this is not for TPUs.
+    compute_dtype: tf.float32, tf.bfloat16 or tf.float16, type of the encoder's
+      activations and products. Variables, LayerNorm's statistics, softmax,
+      the pooler and all outputs are float32.
 
   Raises:
     ValueError: the heads do not divide the hidden size, the activation is
@@ -152,35 +159,42 @@ class BertModel:
 
   def __init__(self, config, is_training, input_ids, input_mask=None,
                token_type_ids=None, use_one_hot_embeddings=False, scope=None,
-               real_tokens_only=False):
-    hidden_dropout = config.hidden_dropout_prob if is_training else 0.0
-    attention_dropout = (
-        config.attention_probs_dropout_prob if is_training else 0.0)
+               real_tokens_only=False, compute_dtype=tf.float32):
+    settings = _EncoderSettings(
+        config.hidden_size, config.num_hidden_layers,
+        config.num_attention_heads, config.intermediate_size,
+        get_activation(config.hidden_act),
+        config.hidden_dropout_prob if is_training else 0.0,
+        config.attention_probs_dropout_prob if is_training else 0.0,
+        config.initializer_range)
     shape = get_shape_list(input_ids, expected_rank=2)  # [B, T]
     input_mask = tf.ones(shape, tf.int32) if input_mask is None else input_mask
     if token_type_ids is None:
       token_type_ids = tf.zeros(shape, tf.int32)
-    layout_class = _RealTokens if real_tokens_only else _PaddedTokens
-    layout = layout_class(input_mask)
+    is_fused = (is_training and config.hidden_size >= MIN_FUSED_WIDTH and
+                fused_ops.is_available())
+    if real_tokens_only:
+      layout = _RealTokens(input_mask, is_fused)
+    else:
+      layout = _PaddedTokens(
+          input_mask, is_fused and shape == input_ids.shape.as_list())
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
         embeddings, self.embedding_table = _embed(
             layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
-            hidden_dropout)
+            settings.hidden_dropout, compute_dtype)
       with tf.variable_scope("encoder"):
-        layers = _encode(
-            embeddings, layout, config.hidden_size, config.num_hidden_layers,
-            config.num_attention_heads, config.intermediate_size,
-            get_activation(config.hidden_act), hidden_dropout,
-            attention_dropout, config.initializer_range)
+        layers = _encode(embeddings, layout, settings)
+        first_tokens = _first_tokens_of_last_layer(layers, layout, settings)
       # The pooler reads the first token of each sequence, [CLS].
       with tf.variable_scope("pooler"):
         self.pooled_output = dense(
-            layout.first_tokens(layers[-1]), config.hidden_size,
+            tf.cast(first_tokens, tf.float32), config.hidden_size,
             config.initializer_range, activation=tf.tanh)  # [B, D]
     self.embedding_output = layout.to_sequences(embeddings)
-    self.all_encoder_layers = [layout.to_sequences(layer) for layer in layers]
+    self.all_encoder_layers = [
+        layout.to_sequences(layer) for layer in layers[1:]]
     self.sequence_output = self.all_encoder_layers[-1]
 
   def get_pooled_output(self):
@@ -204,11 +218,25 @@ class BertModel:
     return self.embedding_table
 
 
-class _PaddedTokens:
-  """Token matrices with a row for every position of a [B, T] batch."""
+_EncoderSettings = collections.namedtuple("_EncoderSettings", [
+    "hidden_size", "num_layers", "num_heads", "intermediate_size",
+    "activation", "hidden_dropout", "attention_dropout", "initializer_range"])
 
-  def __init__(self, input_mask):
+
+class _PaddedTokens:
+  """Token matrices with a row for every position of a [B, T] batch.
+
+  Args:
+    input_mask: int [B, T].
+    is_fused: bool, whether to use `fused_ops`.
+  """
+
+  def __init__(self, input_mask, is_fused=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
+    self.is_fused = is_fused
+    self.token_mask = input_mask
+    # Padding attends to real tokens, too: that result can be asked for.
+    self.query_mask = tf.ones_like(input_mask)
     # [B, 1, T]: all queries see the same keys.
     self.attention_mask = tf.expand_dims(input_mask, 1)
 
@@ -217,21 +245,29 @@ class _PaddedTokens:
     return tf.reshape(ids, [-1])  # [B * T]
 
   def to_sequences(self, matrix):
-    """[M, D] -> [B, T, D]."""
+    """[M, D] -> float32 [B, T, D]."""
     depth = matrix.shape.as_list()[-1]
+    return tf.cast(tf.reshape(
+        matrix, [self.batch_size, self.length, depth]), tf.float32)  # [B, T, D]
+
+  def split_heads(self, matrix, num_heads):
+    """[M, N * H] -> [B, N, T, H]."""
+    heads = tf.reshape(
+        matrix, [self.batch_size, self.length, num_heads,
+                 matrix.shape.as_list()[-1] // num_heads])  # [B, T, N, H]
+    return tf.transpose(heads, [0, 2, 1, 3])
+
+  def merge_heads(self, heads):
+    """[B, N, T, H] -> [M, N * H]."""
+    _, num_heads, _, size = heads.shape.as_list()
     return tf.reshape(
-        matrix, [self.batch_size, self.length, depth])  # [B, T, D]
-
-  # Attention works on whole sequences; here they are the batch's.
-  to_attention = to_sequences
-
-  def from_attention(self, sequences):
-    """[B, T, D] -> [M, D]."""
-    return reshape_to_matrix(sequences)
+        tf.transpose(heads, [0, 2, 1, 3]), [-1, num_heads * size])  # [M, N * H]
 
   def first_tokens(self, matrix):
     """[M, D] -> [B, D]."""
-    return tf.squeeze(self.to_sequences(matrix)[:, 0:1, :], axis=1)
+    depth = matrix.shape.as_list()[-1]
+    return tf.squeeze(tf.reshape(
+        matrix, [self.batch_size, self.length, depth])[:, 0:1, :], axis=1)
 
   def position_embeddings(self, table):
     """[P, D] -> [M, D], a row for each token."""
@@ -244,60 +280,141 @@ class _RealTokens:
 
   Attention needs the sequences back: those are cut after the last real token
   of the batch's longest sequence.
+
+  Args:
+    input_mask: int [B, T].
+    is_fused: bool, whether to use `fused_ops`. Then the number of rows and the
+      length cut to take few values: some rows of padding are computed, too.
   """
 
-  def __init__(self, input_mask):
+  def __init__(self, input_mask, is_fused=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
+    self.is_fused = is_fused
     is_real = tf.greater(input_mask, 0)
-    where = tf.cast(tf.where(is_real), tf.int32)  # [M, 2]
-    rows, self.positions = tf.unstack(where, axis=1)
-    self.longest = tf.maximum(tf.reduce_max(self.positions) + 1, 1)
-    # Each real token's row among B * T and among B * longest rows.
-    self.flat_indices = rows * self.length + self.positions
-    self.attention_indices = rows * self.longest + self.positions
+    self.longest = 1 + tf.reduce_max(
+        tf.where(is_real, tf.zeros_like(input_mask) + tf.range(self.length),
+                 tf.zeros_like(input_mask)))
+    # A matrix without any row would leave nothing to point to.
+    has_row = tf.logical_or(is_real, tf.logical_and(
+        tf.logical_not(tf.reduce_any(is_real)),
+        tf.equal(tf.range(self.length), 0)))
+    if is_fused:
+      self.longest = tf.minimum(
+          _round_up(self.longest, _LENGTH_UNIT), self.length)
+      has_row = _add_rows(has_row, self.longest)
+    where = tf.cast(tf.where(has_row), tf.int32)  # [M, 2]
+    sequences, self.positions = tf.unstack(where, axis=1)
+    # Each row's place among B * T and among B * longest positions.
+    self.flat_indices = sequences * self.length + self.positions
+    self._sequences = sequences
+    self.token_mask = input_mask[:, :self.longest]  # [B, longest]
+    self.query_mask = self.token_mask
     self.attention_mask = tf.expand_dims(
-        input_mask[:, :self.longest], 1)  # [B, 1, longest]
-    per_sequence = tf.reduce_sum(tf.cast(is_real, tf.int32), axis=1)  # [B]
-    self.first_indices = tf.cumsum(per_sequence, exclusive=True)  # [B]
-    self.starts_real = tf.cast(is_real[:, :1], tf.float32)  # [B, 1]
-    self.num_real = tf.shape(where)[0]
+        self.token_mask, 1)  # [B, 1, longest]
+    # Each attention position's row; any row for a position that has none.
+    row_numbers = tf.cumsum(tf.reshape(
+        tf.cast(has_row, tf.int32), [-1]), exclusive=True)  # [B * T]
+    row_numbers = tf.reshape(
+        row_numbers, [self.batch_size, self.length])  # [B, T]
+    self.num_rows = tf.shape(where)[0]
+    self._rows = tf.minimum(row_numbers, self.num_rows - 1)[:, :self.longest]
+    self._is_real = tf.cast(is_real, tf.float32)
+    self._head_indices = {}
 
   def select(self, ids):
     """int [B, T] -> [M]."""
     return tf.gather(tf.reshape(ids, [-1]), self.flat_indices)
 
   def to_sequences(self, matrix):
-    """[M, D] -> [B, T, D], with zeros at padding."""
-    return self._scatter(matrix, self.flat_indices, self.length)
+    """[M, D] -> float32 [B, T, D], with zeros at padding."""
+    depth = matrix.shape.as_list()[-1]
+    is_real = tf.expand_dims(self.select(self._is_real), 1)  # [M, 1]
+    rows = _put_rows(tf.cast(matrix, tf.float32) * is_real,
+                     self.flat_indices, self.batch_size * self.length)
+    return tf.reshape(
+        rows, [self.batch_size, self.length, depth])  # [B, T, D]
 
-  def to_attention(self, matrix):
-    """[M, D] -> [B, longest, D], with zeros at padding."""
-    return self._scatter(matrix, self.attention_indices, self.longest)
+  def split_heads(self, matrix, num_heads):
+    """[M, N * H] -> [B, N, longest, H]; what stands at padding is not used."""
+    size = matrix.shape.as_list()[-1] // num_heads
+    heads = tf.reshape(matrix, [-1, size])  # [M * N, H]
+    return _permute_rows(heads, *self._indices(num_heads))
 
-  def from_attention(self, sequences):
-    """[B, longest, D] -> [M, D]."""
-    return _take_rows(reshape_to_matrix(sequences), self.attention_indices)
+  def merge_heads(self, heads):
+    """[B, N, longest, H] -> [M, N * H]."""
+    _, num_heads, _, size = heads.shape.as_list()
+    places, rows = self._indices(num_heads)
+    mask = None
+    if not self.is_fused:  # Else the probabilities of padding are zeros.
+      mask = tf.cast(self.token_mask, heads.dtype)
+      mask = mask[:, tf.newaxis, :, tf.newaxis]  # [B, 1, longest, 1]
+    matrix = _permute_rows(
+        tf.reshape(heads, [-1, size]), rows, places, mask)  # [M, N, H]
+    return tf.reshape(matrix, [-1, num_heads * size])  # [M, N * H]
+
+  def _indices(self, num_heads):
+    """Where in [M * N] each of [B, N, longest] is, and the reverse [M, N]."""
+    if num_heads not in self._head_indices:
+      head = tf.range(num_heads)
+      to_heads = (self._rows[:, tf.newaxis, :] * num_heads
+                  + head[:, tf.newaxis])  # [B, N, longest]
+      to_rows = ((self._sequences[:, tf.newaxis] * num_heads + head)
+                 * self.longest + self.positions[:, tf.newaxis])  # [M, N]
+      self._head_indices[num_heads] = to_heads, to_rows
+    return self._head_indices[num_heads]
 
   def first_tokens(self, matrix):
     """[M, D] -> [B, D]; zeros for a sequence whose first token is padding."""
-    # A sequence without tokens would point behind the last row.
-    indices = tf.minimum(self.first_indices, self.num_real - 1)
-    first = tf.gather(matrix, indices)  # [B, D]
-    return first * tf.cast(self.starts_real, matrix.dtype)
+    first = _take_rows(matrix, self._rows[:, 0])  # [B, D]
+    return self.clear_padding(first)
+
+  def clear_padding(self, first):
+    """[B, D] -> it with zeros where a sequence starts with padding."""
+    return first * tf.cast(self._is_real[:, :1], first.dtype)
 
   def position_embeddings(self, table):
     """[P, D] -> [M, D], a row for each token."""
     return _lookup_rows(table, self.positions)
 
-  def _scatter(self, matrix, indices, length):
-    depth = matrix.shape.as_list()[-1]
-    rows = _put_rows(matrix, indices, self.batch_size * length)
-    return tf.reshape(rows, [self.batch_size, length, depth])  # [B, length, D]
+
+# With `fused_ops`, attention's length is a multiple of this.
+_LENGTH_UNIT = 16
+
+
+def _round_up(number, unit):
+  return -(-number // unit) * unit
+
+
+def _add_rows(has_row, longest):
+  """Adds padding to the rows computed, for their number to take few values.
+
+  That is a multiple of a power of two which is at most a sixteenth of it, so
+  at most a sixteenth more than before.
+
+  Args:
+    has_row: bool [B, T], which positions are computed already.
+    longest: int scalar; padding behind it is not taken.
+
+  Returns:
+    bool [B, T].
+  """
+  batch_size, length = get_shape_list(has_row)
+  num_rows = tf.reduce_sum(tf.cast(has_row, tf.int32))
+  unit = tf.bitwise.left_shift(1, tf.cast(
+      tf.math.log(tf.cast(num_rows, tf.float32) / 16.0 + 1.0) / math.log(2.0),
+      tf.int32))
+  wanted = _round_up(num_rows, unit) - num_rows
+  is_spare = tf.logical_and(
+      tf.logical_not(has_row), tf.less(tf.range(length), longest))
+  rank = tf.cumsum(tf.reshape(tf.cast(is_spare, tf.int32), [-1]))
+  rank = tf.reshape(rank, [batch_size, length])  # [B, T]
+  return tf.logical_or(
+      has_row, tf.logical_and(is_spare, tf.less_equal(rank, wanted)))
 
 
 # TensorFlow's own gradient of a gather is a sparse one, which costs a sort or
-# a sum over duplicates. The indices of real tokens are unique, so the two
-# operations below are each other's gradients.
+# a sum over duplicates. The indices of real tokens are unique, so gathering
+# and scattering are each other's gradients.
 
 
 def _put_rows(matrix, indices, num_rows):
@@ -314,7 +431,7 @@ def _put_rows(matrix, indices, num_rows):
 
 
 def _take_rows(matrix, indices):
-  """[R, D] -> [M, D]: rows at `indices`, which name no row twice."""
+  """[R, D] -> [M, D]: rows at `indices`, none of them twice with a gradient."""
 
   @tf.custom_gradient
   def take(values):
@@ -324,6 +441,35 @@ def _take_rows(matrix, indices):
         tf.expand_dims(indices, -1), gradient, shape)
 
   return take(matrix)
+
+
+def _permute_rows(matrix, indices, inverse, gradient_mask=None):
+  """Gathers rows, with another gather as the gradient.
+
+  Args:
+    matrix: float [R, H].
+    indices: int [...], rows to take.
+    inverse: int [R, ...], where in the result each row is. Rows that the
+      result has twice must have a gradient of zero at the other place.
+    gradient_mask: None, or what to multiply the gradient by.
+
+  Returns:
+    float [..., H].
+  """
+
+  @tf.custom_gradient
+  def permute(values):
+    size = values.shape.as_list()[-1]
+
+    def gradients(gradient):
+      taken = tf.gather(tf.reshape(gradient, [-1, size]), inverse)
+      if gradient_mask is not None:
+        taken *= gradient_mask
+      return tf.reshape(taken, [-1, size])  # [R, H]
+
+    return tf.gather(values, indices), gradients
+
+  return permute(matrix)
 
 
 def _lookup_rows(table, ids):
@@ -343,7 +489,7 @@ def _lookup_rows(table, ids):
 
 
 def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
-           dropout_prob):
+           dropout_prob, compute_dtype):
   """Token matrix [M, D] of summed embeddings and the word table [V, D]."""
   words, table = embedding_lookup(
       tf.expand_dims(layout.select(input_ids), 0),
@@ -361,7 +507,14 @@ def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
   with tf.control_dependencies(
       _check_positions(layout.length, config.max_position_embeddings)):
     summed += layout.position_embeddings(positions)
-  return layer_norm_and_dropout(summed, dropout_prob), table
+  if layout.is_fused:
+    with tf.variable_scope("LayerNorm"):
+      gamma, beta = _norm_variables(config.hidden_size)
+    output = fused_ops.norm_dropout(
+        summed, gamma, beta, dropout_prob, LAYER_NORM_EPSILON)
+  else:
+    output = layer_norm_and_dropout(summed, dropout_prob)
+  return tf.cast(output, compute_dtype), table
 
 
 # Checkpoints.
@@ -526,7 +679,12 @@ def dropout(input_tensor, dropout_prob):
   """
   if not dropout_prob:
     return input_tensor
-  return tf.nn.dropout(input_tensor, rate=dropout_prob)
+  if input_tensor.dtype == tf.float32:
+    return tf.nn.dropout(input_tensor, rate=dropout_prob)
+  # Random numbers of 8 bits would miss the probability by a hundredth.
+  kept = tf.random.uniform(tf.shape(input_tensor)) >= dropout_prob
+  return input_tensor * tf.cast(kept, input_tensor.dtype) * (
+      1.0 / (1.0 - dropout_prob))
 
 
 def layer_norm(input_tensor, name=None):
@@ -543,14 +701,19 @@ def layer_norm(input_tensor, name=None):
     float [..., D].
   """
   with tf.variable_scope(name, default_name="LayerNorm"):
-    depth = input_tensor.shape.as_list()[-1]
-    beta = tf.get_variable(
-        "beta", [depth], initializer=tf.zeros_initializer())
-    gamma = tf.get_variable(
-        "gamma", [depth], initializer=tf.ones_initializer())
-    mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
-    return tf.nn.batch_normalization(
-        input_tensor, mean, variance, beta, gamma, LAYER_NORM_EPSILON)
+    gamma, beta = _norm_variables(input_tensor.shape.as_list()[-1])
+    inputs = tf.cast(input_tensor, tf.float32)
+    mean, variance = tf.nn.moments(inputs, axes=[-1], keepdims=True)
+    output = tf.nn.batch_normalization(
+        inputs, mean, variance, beta, gamma, LAYER_NORM_EPSILON)
+    return tf.cast(output, input_tensor.dtype)
+
+
+def _norm_variables(depth):
+  """LayerNorm's gamma and beta, each [depth]."""
+  beta = tf.get_variable("beta", [depth], initializer=tf.zeros_initializer())
+  gamma = tf.get_variable("gamma", [depth], initializer=tf.ones_initializer())
+  return gamma, beta
 
 
 def layer_norm_and_dropout(input_tensor, dropout_prob, name=None):
@@ -571,10 +734,11 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense"):
     units: int, columns of the result.
     initializer_range: float, standard deviation of the initial kernel.
     activation: function or None.
-    name: str, variable scope of `kernel` [D, units] and `bias` [units].
+    name: str, variable scope of `kernel` [D, units] and `bias` [units], which
+      are float32.
 
   Returns:
-    float [M, units].
+    float [M, units], of the matrix's type.
   """
   with tf.variable_scope(name):
     kernel = tf.get_variable(
@@ -582,7 +746,9 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense"):
         initializer=create_initializer(initializer_range))
     bias = tf.get_variable(
         "bias", [units], initializer=tf.zeros_initializer())
-    output = tf.nn.bias_add(tf.matmul(matrix, kernel), bias)
+    output = tf.nn.bias_add(
+        tf.matmul(matrix, tf.cast(kernel, matrix.dtype)),
+        tf.cast(bias, matrix.dtype))
     return activation(output) if activation else output
 
 
@@ -762,51 +928,46 @@ def attention_layer(from_tensor, to_tensor, attention_mask=None,
 
   def project(tensor, activation, name, length):
     matrix = dense(reshape_to_matrix(tensor), width, initializer_range,
-                    get_activation(activation), name)
-    return tf.reshape(matrix, [batch_size, length, width])  # [B, length, N*H]
+                   get_activation(activation), name)
+    heads = tf.reshape(matrix, [batch_size, length, num_attention_heads,
+                                size_per_head])  # [B, length, N, H]
+    return tf.transpose(heads, [0, 2, 1, 3])
 
   context = _attend(
       project(from_tensor, query_act, "query", from_seq_length),
       project(to_tensor, key_act, "key", to_seq_length),
       project(to_tensor, value_act, "value", to_seq_length),
-      attention_mask, num_attention_heads, attention_probs_dropout_prob)
-  return reshape_to_matrix(context) if do_return_2d_tensor else context
+      attention_mask, attention_probs_dropout_prob)
+  context = tf.transpose(context, [0, 2, 1, 3])  # [B, F, N, H]
+  if do_return_2d_tensor:
+    return tf.reshape(context, [-1, width])  # [B * F, N * H]
+  return tf.reshape(
+      context, [batch_size, from_seq_length, width])  # [B, F, N * H]
 
 
-def _attend(query, key, value, attention_mask, num_attention_heads,
-            dropout_prob):
+def _attend(query, key, value, attention_mask, dropout_prob):
   """Scaled dot-product attention in each head.
 
   Args:
-    query: float [B, F, N * H].
-    key: float [B, T, N * H].
-    value: float [B, T, N * H].
+    query: float [B, N, F, H].
+    key: float [B, N, T, H].
+    value: float [B, N, T, H].
     attention_mask: [B, F or 1, T], or None.
-    num_attention_heads: int, N.
     dropout_prob: float, dropout of the probabilities.
 
   Returns:
-    float [B, F, N * H].
+    float [B, N, F, H].
   """
-  batch_size, from_length, width = get_shape_list(query)
-  size_per_head = width // num_attention_heads
-
-  def split_heads(tensor):
-    length = get_shape_list(tensor)[1]
-    heads = tf.reshape(
-        tensor, [batch_size, length, num_attention_heads, size_per_head])
-    return tf.transpose(heads, [0, 2, 1, 3])  # [B, N, length, H]
-
   # Scaling the queries is the same as scaling the scores, which are more.
-  query = split_heads(query * (1.0 / math.sqrt(size_per_head)))
-  scores = tf.matmul(query, split_heads(key), transpose_b=True)  # [B, N, F, T]
+  query *= 1.0 / math.sqrt(query.shape.as_list()[-1])
+  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
+  scores = tf.cast(scores, tf.float32)
   if attention_mask is not None:
-    hidden = 1.0 - tf.cast(tf.expand_dims(attention_mask, 1), scores.dtype)
-    scores += hidden * MASKED_SCORE  # [B, 1, F or 1, T] over the heads
-  probabilities = dropout(tf.nn.softmax(scores), dropout_prob)
-  context = tf.matmul(probabilities, split_heads(value))  # [B, N, F, H]
-  context = tf.transpose(context, [0, 2, 1, 3])  # [B, F, N, H]
-  return tf.reshape(context, [batch_size, from_length, width])  # [B, F, N * H]
+    hidden = 1.0 - tf.cast(tf.expand_dims(attention_mask, 1), tf.float32)
+    # [B, 1, F or 1, T] over the heads
+    scores += hidden * fused_ops.MASKED_SCORE
+  probabilities = tf.cast(tf.nn.softmax(scores), query.dtype)
+  return tf.matmul(dropout(probabilities, dropout_prob), value)
 
 
 def transformer_model(input_tensor, attention_mask=None, hidden_size=768,
@@ -843,61 +1004,118 @@ def transformer_model(input_tensor, attention_mask=None, hidden_size=768,
   layout = _PaddedTokens(tf.ones([batch_size, length], tf.int32))
   layout.attention_mask = attention_mask
   layers = _encode(
-      reshape_to_matrix(input_tensor), layout, hidden_size, num_hidden_layers,
-      num_attention_heads, intermediate_size, intermediate_act_fn,
-      hidden_dropout_prob, attention_probs_dropout_prob, initializer_range)
+      reshape_to_matrix(input_tensor), layout, _EncoderSettings(
+          hidden_size, num_hidden_layers, num_attention_heads,
+          intermediate_size, intermediate_act_fn, hidden_dropout_prob,
+          attention_probs_dropout_prob, initializer_range))[1:]
   if do_return_all_layers:
     return [layout.to_sequences(layer) for layer in layers]
   return layout.to_sequences(layers[-1])
 
 
-def _encode(matrix, layout, hidden_size, num_hidden_layers, num_attention_heads,
-            intermediate_size, intermediate_act_fn, hidden_dropout_prob,
-            attention_probs_dropout_prob, initializer_range):
-  """The encoder on a token matrix [M, D]: a list of such, a layer each."""
-  if hidden_size % num_attention_heads:
+def _encode(matrix, layout, settings):
+  """The encoder on a token matrix [M, D]: it and each layer's, in a list."""
+  if settings.hidden_size % settings.num_heads:
     raise ValueError(
         "The hidden size (%d) is not a multiple of the number of attention "
-        "heads (%d)." % (hidden_size, num_attention_heads))
+        "heads (%d)." % (settings.hidden_size, settings.num_heads))
   width = matrix.shape.as_list()[-1]
-  if width != hidden_size:
+  if width != settings.hidden_size:
     raise ValueError(
         "The width of the input (%d) and the hidden size (%d) must be equal "
-        "for the residual sums." % (width, hidden_size))
-
-  def add_and_norm(branch, units, residual):
-    output = dense(branch, units, initializer_range)
-    return layer_norm(dropout(output, hidden_dropout_prob) + residual)
-
-  layers = []
-  for index in range(num_hidden_layers):
+        "for the residual sums." % (width, settings.hidden_size))
+  layers = [matrix]
+  for index in range(settings.num_layers):
     with tf.variable_scope("layer_%d" % index):
-      with tf.variable_scope("attention"):
-        with tf.variable_scope("self"):
-          context = _self_attention(
-              matrix, layout, hidden_size, num_attention_heads,
-              attention_probs_dropout_prob, initializer_range)
-        with tf.variable_scope("output"):
-          attended = add_and_norm(context, hidden_size, matrix)
-      with tf.variable_scope("intermediate"):
-        wide = dense(attended, intermediate_size, initializer_range,
-                      intermediate_act_fn)
-      with tf.variable_scope("output"):
-        matrix = add_and_norm(wide, hidden_size, attended)
-    layers.append(matrix)
+      layers.append(_encoder_layer(layers[-1], layout, settings))
   return layers
 
 
-def _self_attention(matrix, layout, hidden_size, num_attention_heads,
-                    dropout_prob, initializer_range):
-  """[M, D] -> [M, D]; variables as in `attention_layer`."""
+def _first_tokens_of_last_layer(layers, layout, settings):
+  """[B, D]: the last layer at each sequence's first token.
+
+  Computed anew for these tokens alone, with the same variables. Where nothing
+  else of the last layer is asked for, as in classification, TensorFlow leaves
+  out the rest: most of that layer.
+
+  Args:
+    layers: list of float [M, D], from the embeddings to the last layer.
+    layout: _PaddedTokens or _RealTokens.
+    settings: _EncoderSettings.
+  """
+  if isinstance(layout, _PaddedTokens):
+    return layout.first_tokens(layers[-1])  # As the original, op for op.
+  with tf.variable_scope("layer_%d" % (settings.num_layers - 1), reuse=True):
+    return layout.clear_padding(_encoder_layer(
+        layers[-2], layout, settings, first_tokens_only=True))
+
+
+def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
+  """[M, D] -> [M, D], or [B, D] for first tokens only."""
+  residual = layout.first_tokens(matrix) if first_tokens_only else matrix
+
+  def add_and_norm(branch, residual):
+    output = dense(branch, settings.hidden_size, settings.initializer_range)
+    rate = settings.hidden_dropout
+    if not layout.is_fused:
+      return layer_norm(dropout(output, rate) + residual)
+    with tf.variable_scope("LayerNorm"):
+      gamma, beta = _norm_variables(settings.hidden_size)
+    return fused_ops.dropout_add_norm(
+        output, residual, gamma, beta, rate, LAYER_NORM_EPSILON)
+
+  activation = settings.activation
+  if layout.is_fused and activation is gelu:
+    activation = fused_ops.gelu
+  with tf.variable_scope("attention"):
+    with tf.variable_scope("self"):
+      context = _self_attention(
+          matrix, residual, layout, settings, first_tokens_only)
+    with tf.variable_scope("output"):
+      attended = add_and_norm(context, residual)
+  with tf.variable_scope("intermediate"):
+    wide = dense(attended, settings.intermediate_size,
+                 settings.initializer_range, activation)
+  with tf.variable_scope("output"):
+    return add_and_norm(wide, attended)
+
+
+def _self_attention(matrix, queries, layout, settings, first_tokens_only):
+  """What each query sees; variables as in `attention_layer`.
+
+  Args:
+    matrix: float [M, D].
+    queries: it, or float [B, D] for first tokens only.
+    layout: _PaddedTokens or _RealTokens.
+    settings: _EncoderSettings.
+    first_tokens_only: bool.
+
+  Returns:
+    float, of the queries' shape.
+  """
+  width, num_heads = settings.hidden_size, settings.num_heads
+  size, rate = width // num_heads, settings.attention_dropout
   query, key, value = [
-      layout.to_attention(
-          dense(matrix, hidden_size, initializer_range, name=name))
-      for name in ("query", "key", "value")]
-  return layout.from_attention(
-      _attend(query, key, value, layout.attention_mask, num_attention_heads,
-              dropout_prob))
+      dense(rows, width, settings.initializer_range, name=name)
+      for name, rows in
+      (("query", queries), ("key", matrix), ("value", matrix))]
+  if first_tokens_only:
+    query = tf.reshape(query, [-1, num_heads, 1, size])  # [B, N, 1, H]
+  else:
+    query = layout.split_heads(query, num_heads)
+  key = layout.split_heads(key, num_heads)
+  value = layout.split_heads(value, num_heads)
+  if layout.is_fused:
+    scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
+    query_mask = layout.query_mask
+    context = tf.matmul(fused_ops.attention_probabilities(
+        scores, query_mask[:, :1] if first_tokens_only else query_mask,
+        layout.token_mask, 1.0 / math.sqrt(size), rate), value)
+  else:
+    context = _attend(query, key, value, layout.attention_mask, rate)
+  if first_tokens_only:
+    return tf.reshape(context, [-1, width])  # [B, N * H]
+  return layout.merge_heads(context)
 
 
 # Shapes.

@@ -388,8 +388,14 @@ def test_computing_real_tokens_only_changes_nothing_but_padding(mask, one_hot):
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_gradients_of_real_tokens_are_the_same_in_both_forms(mask, one_hot):
-  padded, real, mask = build_both_forms(mask, one_hot)
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_of_real_tokens_are_the_same_in_both_forms(
+    monkeypatch, mask, one_hot, fused):
+  if fused:
+    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
+  padded, real, mask = build_both_forms(
+      mask, one_hot, is_training=fused, config=create_config(
+          hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
   direction = np.random.RandomState(5).normal(size=[3, 5, 6]) * mask
   gradients = []
   for model in (padded, real):
@@ -408,10 +414,16 @@ def test_gradients_of_real_tokens_are_the_same_in_both_forms(mask, one_hot):
 
 
 @pytest.mark.parametrize("num_real_sequences", [0, 1])
-def test_sequences_without_tokens_give_finite_numbers(num_real_sequences):
+@pytest.mark.parametrize("fused", [False, True])
+def test_sequences_without_tokens_give_finite_numbers(
+    monkeypatch, num_real_sequences, fused):
+  if fused:
+    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
   mask = [[1, 1, 0, 0, 0]] * num_real_sequences
   mask += [[0] * 5] * (3 - num_real_sequences)
-  padded, real, mask = build_both_forms(mask)
+  padded, real, mask = build_both_forms(
+      mask, is_training=fused, config=create_config(
+          hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
   tensors = []
   for model in (padded, real):
     loss = tf.reduce_sum(model.get_pooled_output())

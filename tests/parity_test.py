@@ -38,17 +38,23 @@ def assert_close(actual, expected, context=""):
 class Classifier:
   """The model, the head and the loss of run_classifier, without dropout."""
 
-  def __init__(self, golden, real_tokens_only):
+  def __init__(self, golden, form):
     self.inputs = part(golden, "input/")
     self.placeholders = {
         name: tf.placeholder(tf.int32, value.shape[1:])
         for name, value in self.inputs.items()}
     config = modeling.BertConfig.from_dict(json.loads(str(golden["config"])))
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    modeling.MIN_FUSED_WIDTH = 1 if "fused" in form else 1 << 30
     model = modeling.BertModel(
-        config, False, self.placeholders["input_ids"],
+        config, True, self.placeholders["input_ids"],
         self.placeholders.get("input_mask"),
         self.placeholders.get("token_type_ids"), bool(golden["one_hot"]),
-        real_tokens_only=real_tokens_only)
+        real_tokens_only="real tokens" in form)
+    compiled = "fused" in form and config.hidden_act == "gelu"
+    assert compiled == ("_gelu_" in str(
+        [function.signature.name for function in
+         tf.get_default_graph().as_graph_def().library.function]))
     shape = golden["weight/output_weights"].shape
     logits = tf.nn.bias_add(
         tf.matmul(model.get_pooled_output(),
@@ -80,13 +86,13 @@ def initialize(session, weights):
 
 
 @functools.lru_cache(maxsize=None)
-def computed(path, real_tokens_only):
+def computed(path, form):
   """Returns what the golden file of that path holds, and ours of the same."""
   with np.load(path) as arrays:
     golden = {name: arrays[name] for name in arrays.files}
   ours = {}
   with tf.Graph().as_default(), tf.Session() as session:
-    classifier = Classifier(golden, real_tokens_only)
+    classifier = Classifier(golden, form)
     variables = tf.trainable_variables()
     gradients = tf.gradients(classifier.loss, variables)
     norm = tf.linalg.global_norm(gradients)
@@ -113,17 +119,19 @@ def path(request):
   return request.param
 
 
-@pytest.fixture(params=[False, True], ids=["padded", "real_tokens_only"])
-def real_tokens_only(request):
+@pytest.fixture(params=[
+    "padded", "padded, fused", "real tokens", "real tokens, fused"])
+def form(request, monkeypatch):
+  monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", modeling.MIN_FUSED_WIDTH)
   return request.param
 
 
-def test_outputs_equal_the_originals(path, real_tokens_only):
-  golden, ours = computed(path, real_tokens_only)
+def test_outputs_equal_the_originals(path, form):
+  golden, ours = computed(path, form)
   expected, outputs = part(golden, "output/"), part(ours, "output/")
   assert set(expected) == set(outputs)
   mask = 1
-  if real_tokens_only and "input/input_mask" in golden:
+  if "real tokens" in form and "input/input_mask" in golden:
     mask = golden["input/input_mask"][0][:, :, None]
   for name, value in outputs.items():
     if name != "pooled_output":
@@ -131,8 +139,8 @@ def test_outputs_equal_the_originals(path, real_tokens_only):
     assert_close(value, expected[name], name)
 
 
-def test_gradients_equal_the_originals(path, real_tokens_only):
-  golden, ours = computed(path, real_tokens_only)
+def test_gradients_equal_the_originals(path, form):
+  golden, ours = computed(path, form)
   expected, gradients = part(golden, "gradient/"), part(ours, "gradient/")
   assert list(gradients) == list(expected)
   for name in expected:
@@ -141,14 +149,13 @@ def test_gradients_equal_the_originals(path, real_tokens_only):
       ours["global_norm"], golden["global_norm"], rtol=TOLERANCE)
 
 
-def test_losses_of_training_equal_the_originals(path, real_tokens_only):
-  golden, ours = computed(path, real_tokens_only)
+def test_losses_of_training_equal_the_originals(path, form):
+  golden, ours = computed(path, form)
   assert_close(ours["losses"], golden["losses"])
 
 
-def test_trained_weights_and_moments_equal_the_originals(
-    path, real_tokens_only):
-  golden, ours = computed(path, real_tokens_only)
+def test_trained_weights_and_moments_equal_the_originals(path, form):
+  golden, ours = computed(path, form)
   expected, final = part(golden, "final/"), part(ours, "final/")
   assert list(final) == list(golden["creation_order"])
   for name in expected:

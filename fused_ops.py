@@ -1,0 +1,317 @@
+"""Elementwise chains of a training step, each in one pass over memory.
+
+Between two matrix products a Transformer does many cheap operations on large
+arrays, and as separate kernels each of them reads and writes all of memory.
+Here such a chain is one function with its own gradient, whose two directions
+XLA compiles. The values are those of the plain operations to float32 rounding;
+the plain forms are in `modeling.py`, and `fused_ops_test.py` compares them.
+
+XLA compiles once for every shape, 50 to 200 ms here, so callers keep the
+number of different shapes small.
+
+Dropout needs no stored mask: whether an element is kept is a hash of its index
+and of two numbers drawn for each step, which the backward pass computes again.
+
+Arrays may be float32, bfloat16 or float16; arithmetic is float32.
+"""
+
+import functools
+import math
+
+import tensorflow.compat.v1 as tf
+
+# Added to the attention scores of masked positions, before the softmax.
+MASKED_SCORE = -10000.0
+
+
+def is_available():
+  """Whether this TensorFlow, device and place in the graph can compile.
+
+  On GPU, XLA needs libraries that are often not installed. Inside a loop or a
+  compiled part, a function is compiled with the rest or not at all.
+  """
+  return (tf.test.is_built_with_xla()
+          and not tf.executing_eagerly()
+          and tf.get_default_graph()._get_control_flow_context() is None
+          and not tf.config.list_physical_devices("GPU"))
+
+
+def gelu(x):
+  """GELU in its tanh approximation, as `modeling.gelu`: float -> float."""
+
+  @tf.custom_gradient
+  def compute(pre):
+    return _gelu(pre), lambda gradient: _gelu_gradient(pre, gradient)
+
+  return compute(x)
+
+
+def dropout_add_norm(branch, residual, gamma, beta, rate, epsilon):
+  """layer_norm(dropout(branch) + residual).
+
+  Args:
+    branch: float [M, D].
+    residual: float [M, D].
+    gamma: float32 [D], scale.
+    beta: float32 [D], offset.
+    rate: float, share of the branch's elements that dropout zeroes.
+    epsilon: float, added to the variance.
+
+  Returns:
+    float [M, D].
+  """
+
+  @tf.custom_gradient
+  def compute(branch, residual, gamma, beta):
+    seed = _draw_seed(rate)
+    output, normal, scale = _dropout_add_norm(rate, epsilon)(
+        branch, residual, gamma, beta, seed)
+
+    def gradients(gradient):
+      d_branch, d_sum, by_gamma = _dropout_add_norm_gradient(rate)(
+          gradient, normal, scale, gamma, seed)
+      return d_branch, d_sum, _column_sums(by_gamma), _column_sums(gradient)
+
+    return output, gradients
+
+  return compute(branch, residual, gamma, beta)
+
+
+def norm_dropout(x, gamma, beta, rate, epsilon):
+  """dropout(layer_norm(x)); arguments as in `dropout_add_norm`."""
+
+  @tf.custom_gradient
+  def compute(x, gamma, beta):
+    seed = _draw_seed(rate)
+    output, normal, scale = _norm_dropout(rate, epsilon)(x, gamma, beta, seed)
+
+    def gradients(gradient):
+      d_x, by_gamma, by_beta = _norm_dropout_gradient(rate)(
+          gradient, normal, scale, gamma, seed)
+      return d_x, _column_sums(by_gamma), _column_sums(by_beta)
+
+    return output, gradients
+
+  return compute(x, gamma, beta)
+
+
+def attention_probabilities(scores, query_mask, key_mask, score_scale, rate):
+  """dropout(softmax(scores * score_scale)) where there is something to see.
+
+  Args:
+    scores: float [B, N, F, T], products of queries and keys.
+    query_mask: int [B, F], 1 at real tokens and 0 at padding, whose
+      probabilities are all 0, with gradient 0.
+    key_mask: int [B, T], likewise; padding is not attended to.
+    score_scale: float.
+    rate: float, share of the probabilities that dropout zeroes.
+
+  Returns:
+    float [B, N, F, T].
+  """
+  query_mask = tf.cast(query_mask, tf.float32)
+  key_mask = tf.cast(key_mask, tf.float32)
+
+  @tf.custom_gradient
+  def compute(scores):
+    seed = _draw_seed(rate)
+    dropped, probabilities = _softmax_dropout(score_scale, rate)(
+        scores, query_mask, key_mask, seed)
+
+    def gradients(gradient):
+      return _softmax_dropout_gradient(score_scale, rate)(
+          gradient, probabilities, seed)
+
+    return dropped, gradients
+
+  return compute(scores)
+
+
+# Pieces. Each is traced once and compiled for each shape it meets.
+
+
+def _compiled(function):
+  return tf.function(function, jit_compile=True, autograph=False)
+
+
+@_compiled
+def _gelu(pre):
+  x = _float32(pre)
+  return _rounded(0.5 * x * (1.0 + _gelu_tanh(x)), pre.dtype)
+
+
+@_compiled
+def _gelu_gradient(pre, gradient):
+  x = _float32(pre)
+  tanh = _gelu_tanh(x)
+  slope = math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * x * x)
+  derivative = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
+  return _rounded(_float32(gradient) * derivative, gradient.dtype)
+
+
+def _gelu_tanh(x):
+  return tf.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
+
+
+@functools.lru_cache(maxsize=None)
+def _dropout_add_norm(rate, epsilon):
+
+  @_compiled
+  def forward(branch, residual, gamma, beta, seed):
+    total = _float32(residual) + _dropout(_float32(branch), rate, seed)
+    normal, scale = _normalize(total, epsilon)
+    return (_rounded(normal * gamma + beta, branch.dtype),
+            _rounded(normal, branch.dtype), scale)
+
+  return forward
+
+
+@functools.lru_cache(maxsize=None)
+def _dropout_add_norm_gradient(rate):
+
+  @_compiled
+  def backward(gradient, normal, scale, gamma, seed):
+    d_total, by_gamma = _normalize_gradient(
+        _float32(gradient), _float32(normal), scale, gamma)
+    d_branch = _dropout(d_total, rate, seed)
+    return [_rounded(value, gradient.dtype)
+            for value in (d_branch, d_total, by_gamma)]
+
+  return backward
+
+
+@functools.lru_cache(maxsize=None)
+def _norm_dropout(rate, epsilon):
+
+  @_compiled
+  def forward(x, gamma, beta, seed):
+    normal, scale = _normalize(_float32(x), epsilon)
+    output = _dropout(normal * gamma + beta, rate, seed)
+    return _rounded(output, x.dtype), _rounded(normal, x.dtype), scale
+
+  return forward
+
+
+@functools.lru_cache(maxsize=None)
+def _norm_dropout_gradient(rate):
+
+  @_compiled
+  def backward(gradient, normal, scale, gamma, seed):
+    by_beta = _dropout(_float32(gradient), rate, seed)
+    d_x, by_gamma = _normalize_gradient(
+        by_beta, _float32(normal), scale, gamma)
+    return [_rounded(value, gradient.dtype)
+            for value in (d_x, by_gamma, by_beta)]
+
+  return backward
+
+
+def _normalize(x, epsilon):
+  """[M, D] -> it with mean 0 and variance 1, and 1 / deviation [M, 1]."""
+  centered = x - tf.reduce_mean(x, -1, keepdims=True)
+  variance = tf.reduce_mean(centered * centered, -1, keepdims=True)
+  scale = tf.math.rsqrt(variance + epsilon)
+  return centered * scale, scale
+
+
+def _normalize_gradient(gradient, normal, scale, gamma):
+  """Gradients of x, and of gamma before its sum over rows; both [M, D]."""
+  by_gamma = gradient * normal
+  by_normal = gradient * gamma
+  projection = tf.reduce_mean(by_normal * normal, -1, keepdims=True)
+  mean = tf.reduce_mean(by_normal, -1, keepdims=True)
+  return scale * (by_normal - mean - normal * projection), by_gamma
+
+
+@functools.lru_cache(maxsize=None)
+def _softmax_dropout(score_scale, rate):
+
+  @_compiled
+  def forward(scores, query_mask, key_mask, seed):
+    keys = key_mask[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
+    queries = query_mask[:, tf.newaxis, :, tf.newaxis]  # [B, 1, F, 1]
+    x = _float32(scores) * score_scale + (1.0 - keys) * MASKED_SCORE
+    exponentials = tf.exp(x - tf.reduce_max(x, -1, keepdims=True))
+    factor = queries / tf.reduce_sum(exponentials, -1, keepdims=True)
+    probabilities = exponentials * factor
+    return (_rounded(_dropout(probabilities, rate, seed), scores.dtype),
+            _rounded(probabilities, scores.dtype))
+
+  return forward
+
+
+@functools.lru_cache(maxsize=None)
+def _softmax_dropout_gradient(score_scale, rate):
+
+  @_compiled
+  def backward(gradient, probabilities, seed):
+    p = _float32(probabilities)
+    product = p * _dropout(_float32(gradient), rate, seed)
+    total = tf.reduce_sum(product, -1, keepdims=True)
+    return _rounded((product - p * total) * score_scale, gradient.dtype)
+
+  return backward
+
+
+# What pieces are made of.
+
+
+def _float32(x):
+  return tf.cast(x, tf.float32)
+
+
+def _rounded(x, dtype):
+  """float32 to another type, to nearest, ties to even."""
+  if dtype != tf.bfloat16:
+    return tf.cast(x, dtype)
+  # XLA's own conversion minds NaN's payload, which takes half of the time that
+  # a piece has. Adding just under half a unit, or half if the last bit that
+  # stays is odd, and cutting off leaves NaN and infinity what they are.
+  bits = tf.bitcast(x, tf.uint32)
+  odd = tf.bitwise.bitwise_and(_shifted(bits, 16), tf.constant(1, tf.uint32))
+  bits += odd + tf.constant(0x7FFF, tf.uint32)
+  return tf.bitcast(tf.cast(_shifted(bits, 16), tf.uint16), tf.bfloat16)
+
+
+def _shifted(bits, distance):
+  return tf.bitwise.right_shift(bits, tf.constant(distance, tf.uint32))
+
+
+def _draw_seed(rate):
+  """uint32 [2], new in each step; repeatable by `tf.set_random_seed`."""
+  if not rate:
+    return tf.zeros([2], tf.uint32)
+  return tf.bitcast(
+      tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32), tf.uint32)
+
+
+def _dropout(x, rate, seed):
+  """`x` with a share `rate` of its elements zeroed, the rest scaled up."""
+  if not rate:
+    return x
+  threshold = tf.constant(round(rate * (1 << 32)), tf.uint32)
+  kept = _hash(tf.shape(x), seed) >= threshold
+  return tf.where(kept, x * (1.0 / (1.0 - rate)), tf.zeros_like(x))
+
+
+def _hash(shape, seed):
+  """uint32 of a shape, as good as independent and uniform.
+
+  The index times an odd constant, mixed with the seed by the finalizer of
+  MurmurHash3 (public domain).
+  """
+  index = tf.reshape(tf.range(tf.reduce_prod(shape)), shape)
+  bits = tf.cast(index, tf.uint32) * tf.constant(0x9E3779B1, tf.uint32)
+  bits += seed[0]
+  bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 16))
+  bits *= tf.constant(0x85EBCA6B, tf.uint32)
+  bits = tf.bitwise.bitwise_xor(bits, seed[1])
+  bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 13))
+  bits *= tf.constant(0xC2B2AE35, tf.uint32)
+  return tf.bitwise.bitwise_xor(bits, _shifted(bits, 16))
+
+
+def _column_sums(matrix):
+  """[M, D] -> float32 [D]: as a product, the fastest way to sum rows."""
+  ones = tf.ones([1, tf.shape(matrix)[0]], matrix.dtype)
+  return tf.cast(tf.matmul(ones, matrix)[0], tf.float32)

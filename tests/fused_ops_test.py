@@ -1,0 +1,224 @@
+"""Tests of fused_ops.py: each piece beside the plain operations.
+
+  pytest tests/fused_ops_test.py
+"""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import fused_ops
+import modeling
+
+RATE = 0.25
+EPSILON = modeling.LAYER_NORM_EPSILON
+KEY_MASK = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+
+
+@pytest.fixture(autouse=True)
+def graph():
+  with tf.Graph().as_default() as new_graph:
+    tf.set_random_seed(1)
+    yield new_graph
+
+
+def normal(shape, seed, dtype=tf.float32):
+  values = np.random.RandomState(seed).normal(size=shape)
+  return tf.cast(tf.constant(values, tf.float32), dtype)
+
+
+def run(tensors):
+  with tf.Session() as session:
+    return session.run(tensors)
+
+
+def with_gradients(function, inputs, seed=7):
+  """Returns the function's value and the gradients of all its inputs."""
+  output = function(*inputs)
+  direction = normal(output.shape.as_list(), seed, output.dtype)
+  gradients = tf.gradients(tf.reduce_sum(
+      tf.cast(output, tf.float32) * tf.cast(direction, tf.float32)), inputs)
+  return [tf.cast(tensor, tf.float32) for tensor in [output] + gradients]
+
+
+def plain_norm(x, gamma, beta):
+  mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+  return tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON)
+
+
+def plain_probabilities(scores):
+  mask = tf.constant(KEY_MASK, tf.float32)
+  hidden = (1.0 - mask)[:, None, None, :] * fused_ops.MASKED_SCORE
+  return tf.nn.softmax(scores * 0.5 + hidden) * mask[:, None, :, None]
+
+
+def norm_inputs(dtype=tf.float32):
+  return [normal([6, 8], 1, dtype), 2.0 + normal([8], 3), normal([8], 4)]
+
+
+def sum_inputs(dtype=tf.float32):
+  x, gamma, beta = norm_inputs(dtype)
+  return [x, normal([6, 8], 2, dtype), gamma, beta]
+
+
+def fused_sum(rate):
+  return lambda branch, residual, gamma, beta: fused_ops.dropout_add_norm(
+      branch, residual, gamma, beta, rate, EPSILON)
+
+
+def fused_norm(rate):
+  return lambda x, gamma, beta: fused_ops.norm_dropout(
+      x, gamma, beta, rate, EPSILON)
+
+
+def fused_probabilities(rate):
+  mask = tf.constant(KEY_MASK)
+  return lambda scores: fused_ops.attention_probabilities(
+      scores, mask, mask, 0.5, rate)
+
+
+# Name: the fused function of a rate, the plain one without dropout, inputs of
+# a type.
+PIECES = {
+    "gelu": (lambda rate: fused_ops.gelu, modeling.gelu,
+             lambda dtype: [3.0 * normal([6, 8], 1, dtype)]),
+    "dropout_add_norm": (
+        fused_sum, lambda branch, residual, gamma, beta: plain_norm(
+            branch + residual, gamma, beta), sum_inputs),
+    "norm_dropout": (fused_norm, plain_norm, norm_inputs),
+    "attention_probabilities": (
+        fused_probabilities, plain_probabilities,
+        lambda dtype: [3.0 * normal([3, 2, 5, 5], 1, dtype)]),
+}
+
+
+@pytest.fixture(params=PIECES)
+def piece(request):
+  return PIECES[request.param]
+
+
+def test_values_and_gradients_are_those_of_the_plain_operations(piece):
+  fused, plain, inputs = piece
+  inputs = inputs(tf.float32)
+  expected, actual = run([with_gradients(plain, inputs),
+                          with_gradients(fused(0.0), inputs)])
+  assert np.abs(expected[1]).max() > 0.1
+  for left, right in zip(actual, expected):
+    np.testing.assert_allclose(left, right, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_low_precision_only_rounds_what_goes_in_and_out(piece, dtype):
+  fused, plain, inputs = piece
+  low = inputs(dtype)
+  output = fused(0.0)(*low)
+  assert output.dtype == dtype
+  assert [gradient.dtype for gradient in tf.gradients(output, low)] == [
+      tensor.dtype for tensor in low]
+  actual = with_gradients(fused(0.0), low)
+  expected = with_gradients(
+      plain, [tf.cast(tensor, tf.float32) for tensor in low])
+  actual, expected = run([actual, expected])
+  # Values kept for the gradient are rounded, too.
+  unit = 2.0 ** -8 if dtype == tf.bfloat16 else 2.0 ** -11
+  np.testing.assert_allclose(actual[0], expected[0], rtol=unit, atol=1e-6)
+  for left, right in zip(actual[1:], expected[1:]):
+    assert np.abs(left - right).max() < 4 * unit * np.abs(right).max()
+
+
+@pytest.mark.parametrize("name", [
+    "dropout_add_norm", "norm_dropout", "attention_probabilities"])
+def test_gradient_with_dropout_is_that_of_the_very_elements_kept(name):
+  """By finite differences in float32, the seed being the same in each run."""
+  fused, _, inputs = PIECES[name]
+  x, *others = [tensor for tensor in run(inputs(tf.float32))]
+  fed = tf.placeholder(tf.float32, x.shape)
+  output = fused(RATE)(fed, *map(tf.constant, others))
+  loss = tf.reduce_sum(output * normal(x.shape, 7))
+  gradient, = tf.gradients(loss, [fed])
+  seeds = [op.outputs[0] for op in tf.get_default_graph().get_operations()
+           if op.type == "RandomUniformInt"]
+  assert len(seeds) == 1
+  step, differences = 1e-2, np.zeros_like(x)
+  with tf.Session() as session:
+    def loss_at(values):
+      return session.run(loss, {fed: values, seeds[0]: [123, -456]})
+    actual = session.run(gradient, {fed: x, seeds[0]: [123, -456]})
+    for index in np.ndindex(*x.shape):
+      move = np.zeros_like(x)
+      move[index] = step
+      differences[index] = (
+          loss_at(x + move) - loss_at(x - move)) / (2 * step)
+  np.testing.assert_allclose(actual, differences, rtol=0, atol=2e-2)
+  assert np.abs(actual).max() > 0.2
+
+
+def test_dropout_keeps_and_scales_the_right_share():
+  ones = tf.ones([200, 1000])
+  output = fused_ops.norm_dropout(
+      normal([200, 1000], 1), tf.zeros([1000]), tf.ones([1000]), RATE, EPSILON)
+  first, second = run(output), run(output + 0 * ones)
+  for kept in (first, second):
+    np.testing.assert_allclose(np.unique(kept), [0.0, 1.0 / (1.0 - RATE)])
+    assert abs(np.mean(kept == 0) - RATE) < 0.004
+    # Neither rows, columns nor neighbours go together: 4 standard deviations.
+    dropped = kept == 0
+    assert np.abs(dropped.mean(0) - RATE).max() < 0.14
+    assert np.abs(dropped.mean(1) - RATE).max() < 0.06
+    pairs = dropped[:, 1:] & dropped[:, :-1]
+    assert abs(pairs.mean() - RATE ** 2) < 0.003
+    pairs = dropped[1:] & dropped[:-1]
+    assert abs(pairs.mean() - RATE ** 2) < 0.003
+
+
+def test_dropout_is_new_in_each_step_and_repeats_with_the_seed():
+  draws = []
+  for _ in range(2):
+    with tf.Graph().as_default(), tf.Session() as session:
+      tf.set_random_seed(3)
+      outputs = [fused_ops.norm_dropout(
+          normal([40, 50], 1), tf.zeros([50]), tf.ones([50]), RATE, EPSILON)
+          for _ in range(2)]
+      draws.append([session.run(outputs) for _ in range(2)])
+  np.testing.assert_array_equal(draws[0], draws[1])
+  masks = np.reshape(draws[0], [4, -1]) == 0
+  for index, mask in enumerate(masks):
+    for other in masks[index + 1:]:
+      assert abs((mask & other).mean() - RATE ** 2) < 0.03
+
+
+def test_padding_neither_attends_nor_is_attended_to():
+  scores = normal([3, 2, 5, 5], 1)
+  mask = np.array(KEY_MASK, bool)
+  output = fused_probabilities(0.0)(scores)
+  probabilities, gradient = run(
+      [output, tf.gradients(output * normal([3, 2, 5, 5], 2), scores)[0]])
+  seen = mask[:, None, :, None] & mask[:, None, None, :]
+  for values in (probabilities, gradient):
+    assert not np.any(values * ~seen)
+  np.testing.assert_allclose(
+      probabilities.sum(-1), np.repeat(mask[:, None], 2, 1), atol=1e-6)
+
+
+def test_rounding_is_to_the_nearest_and_leaves_infinity_and_nan():
+  values = np.concatenate([
+      np.random.RandomState(1).normal(size=5000) * 10.0 ** np.arange(
+          -20, 30).repeat(100),
+      [0.0, -0.0, 1.00390625, 1.01171875, np.inf, -np.inf, np.nan]])
+  values = tf.constant(values, tf.float32)
+  ours = fused_ops._rounded(values, tf.bfloat16)
+  ours, expected = run([tf.cast(ours, tf.float32), tf.cast(
+      tf.cast(values, tf.bfloat16), tf.float32)])
+  np.testing.assert_array_equal(ours, expected)
+
+
+def test_nothing_is_compiled_inside_what_is_compiled_as_a_whole():
+  assert fused_ops.is_available() == tf.test.is_built_with_xla()
+  seen = []
+
+  def whole():
+    seen.append(fused_ops.is_available())
+    return tf.constant(0.0)
+
+  tf.xla.experimental.compile(whole)
+  assert seen and not any(seen)
