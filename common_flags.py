@@ -70,6 +70,12 @@ def define_model_flags():
       "real_tokens_only", True,
       "On CPU and GPU, compute nothing for padding. The results are the same, "
       "sooner. (A TPU always computes whole batches.)")
+  DEFINE_enum(
+      "mixed_precision", "none", ["none", "bfloat16", "float16", "auto"],
+      "Type of activations and matrix products: less time and memory, a little "
+      "less precision. Weights, optimizer, normalisation, softmax and loss "
+      "stay float32, and so do checkpoints. auto: bfloat16 where the processor "
+      "or the GPU has it (a TPU always does), else float16 on a GPU.")
 
 
 def define_tokenizer_flags(max_seq_length=128):
@@ -104,6 +110,10 @@ def define_training_flags():
   DEFINE_bool("do_train", False, "Train the model.")
   DEFINE_integer("train_batch_size", 32, "Training examples in a step.")
   DEFINE_float("learning_rate", 5e-5, "Adam's peak learning rate.")
+  DEFINE_bool(
+      "group_by_length", False,
+      "Make training batches of examples of similar length, in random order: "
+      "faster on CPU and GPU, but the batches are less random.")
   DEFINE_integer(
       "save_checkpoints_steps", 1000, "Steps between two checkpoints.")
   DEFINE_integer(

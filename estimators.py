@@ -84,7 +84,10 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       model_dir=output_dir,
       save_checkpoints_steps=save_checkpoints_steps,
       keep_checkpoint_max=keep_checkpoint_max,
-      save_summary_steps=log_steps,
+      # Off TPU, `ProgressHook` writes them: TPUEstimator would ask for them in
+      # some steps only, and TensorFlow prepares the graph anew, which takes
+      # seconds, for a set of tensors it was not asked for before.
+      save_summary_steps=log_steps if use_tpu else 0,
       # Off TPU, TPUEstimator would log a rate at every single step and no
       # loss; `ProgressHook` takes its place there.
       log_step_count_steps=log_steps if use_tpu else None,
@@ -142,8 +145,8 @@ class ProgressHook(tf.train.SessionRunHook):
   """Logs step, total, mean loss, learning rate, examples/s and time left.
 
   The loss is the mean since the last line; the rate, too, is that of these
-  steps. `examples_per_second` goes to TensorBoard (loss and learning rate are
-  summaries of the graph).
+  steps. The graph's summaries (loss and learning rate among them) and
+  `examples_per_second` go to TensorBoard.
 
   Args:
     num_train_steps: int, global step at which training ends.
@@ -167,17 +170,30 @@ class ProgressHook(tf.train.SessionRunHook):
     self._parts = {scalar.op.name.split("/")[-1]: scalar for scalar in
                    graph.get_collection(LOGGED_SCALARS_COLLECTION)}
     self._tensors.update(self._parts)
+    summaries = graph.get_collection(tf.GraphKeys.SUMMARIES)
+    self._summary = tf.summary.merge(summaries) if summaries else None
+    # A model function of the user's may summarise whole tensors.
+    self._has_scalars_only = all(
+        summary.op.type == "ScalarSummary" for summary in summaries)
 
   def after_create_session(self, session, coord):
     del coord  # Part of the interface.
     self._step = session.run(tf.train.get_global_step())
+    self._first_step = self._step + 1
     self._start_interval()
     # The first step traces and compiles; its time says nothing of the rest.
     self._timed_from = None
 
   def before_run(self, run_context):
     del run_context  # Part of the interface.
-    return tf.train.SessionRunArgs(self._tensors)
+    tensors = dict(self._tensors)
+    if self._summary is not None and (
+        self._has_scalars_only or self._is_summary_step(self._step + 1)):
+      tensors["summary"] = self._summary
+    return tf.train.SessionRunArgs(tensors)
+
+  def _is_summary_step(self, step):
+    return step == self._first_step or step % self._log_steps == 0
 
   def after_run(self, run_context, run_values):
     del run_context  # Part of the interface.
@@ -188,6 +204,9 @@ class ProgressHook(tf.train.SessionRunHook):
           "The loss is NaN at step %d of %d. The usual causes are a learning "
           "rate that is too high and ids outside the vocabulary."
           % (self._step, self._num_train_steps))
+    if "summary" in run_values.results and self._is_summary_step(self._step):
+      tf.summary.FileWriterCache.get(self._output_dir).add_summary(
+          run_values.results["summary"], self._step)
     self._losses.append(loss)
     for name in self._parts:
       self._part_values[name].append(run_values.results[name])
@@ -238,10 +257,71 @@ def _format_seconds(seconds):
   return "%d:%02d" % (minutes, seconds)
 
 
+# Precision.
+
+
+def choose_compute_dtype(mixed_precision, use_tpu):
+  """The type of activations and products, and a log line that says why.
+
+  Args:
+    mixed_precision: str, "none", "bfloat16", "float16" or "auto".
+    use_tpu: bool.
+
+  Returns:
+    tf.float32, tf.bfloat16 or tf.float16.
+  """
+  if mixed_precision == "none":
+    return tf.float32
+  best, reason = _best_compute_dtype(use_tpu)
+  if mixed_precision == "auto":
+    tf.logging.info("--mixed_precision=auto: computing in %s, because %s.",
+                    best.name, reason)
+    return best
+  chosen = tf.as_dtype(mixed_precision)
+  tf.logging.info("Computing in %s, as --mixed_precision says.", chosen.name)
+  if chosen != best:
+    tf.logging.warning(
+        "--mixed_precision=%s will be slow: %s, so %s is best here.",
+        chosen.name, reason, best.name)
+  return chosen
+
+
+def _best_compute_dtype(use_tpu):
+  """The fastest type of the device at hand, and how it is known."""
+  if use_tpu:
+    return tf.bfloat16, "a TPU computes in it"
+  gpus = tf.config.list_physical_devices("GPU")
+  if gpus:
+    details = tf.config.experimental.get_device_details(gpus[0])
+    capability = details.get("compute_capability", (0, 0))
+    name = "%s has compute capability %d.%d" % (
+        (details.get("device_name", "the GPU"),) + tuple(capability))
+    if capability >= (8, 0):
+      return tf.bfloat16, name
+    return (tf.float16 if capability >= (7, 0) else tf.float32), name
+  for extension in ("amx_bf16", "avx512_bf16"):
+    if extension in _processor_flags():
+      return tf.bfloat16, "the processor has %s" % extension
+  return tf.float32, "the processor has neither amx_bf16 nor avx512_bf16"
+
+
+def _processor_flags():
+  """set of str, the extensions Linux reports; empty elsewhere."""
+  try:
+    with open("/proc/cpuinfo") as reader:
+      for line in reader:
+        if line.startswith("flags"):
+          return set(line.split())
+  except OSError:
+    pass
+  return set()
+
+
 # Initialisation.
 
 
-def init_from_checkpoint(init_checkpoint, use_tpu, mode=None, model_dir=None):
+def init_from_checkpoint(init_checkpoint, use_tpu, mode=None, model_dir=None,
+                         outputs=None):
   """Makes the graph's trainable variables start from a checkpoint.
 
   To be called in a model function, after the model is built. Logs every
@@ -255,6 +335,9 @@ def init_from_checkpoint(init_checkpoint, use_tpu, mode=None, model_dir=None):
       that a warning explains.
     model_dir: str or None, the estimator's folder. A checkpoint there is what
       the estimator restores, so `init_checkpoint` is then not even read.
+    outputs: list of the tensors that the task uses, or None. A variable that
+      none of them depends on, as the pooler where only tokens count, may be
+      left at random without a warning.
 
   Returns:
     scaffold_fn for the `estimator_spec`: None without a TPU or a checkpoint.
@@ -277,6 +360,10 @@ def init_from_checkpoint(init_checkpoint, use_tpu, mode=None, model_dir=None):
   else:
     initialized, missing = [], [_plain_name(v) for v in variables]
   _log_variables(variables, initialized, resumed)
+  if outputs is not None:
+    used = {_plain_name(variable) for variable in
+            modeling.find_used_variables(outputs, variables)}
+    missing = [name for name in missing if name in used]
   _warn_of_random_variables(missing, source, mode)
 
   if resumed or not init_checkpoint:

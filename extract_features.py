@@ -573,7 +573,7 @@ def _record_input_fn(path, batches, batch_size, max_seq_length):
 
 def model_fn_builder(bert_config, init_checkpoint, layer_indexes, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
-                     pooling="none"):
+                     pooling="none", compute_dtype=tf.float32):
   """Makes the `model_fn` of an Estimator, for prediction only.
 
   Args:
@@ -585,6 +585,8 @@ def model_fn_builder(bert_config, init_checkpoint, layer_indexes, use_tpu,
     real_tokens_only: bool, likewise. Vectors at padding are then zeros.
     pooling: str, "none", "cls", "mean", "max" or "pooler". Mean and maximum go
       over the tokens where the feature `kept` is 1, without it over all.
+    compute_dtype: tf.float32, tf.bfloat16 or tf.float16, see
+      `modeling.BertModel`.
 
   Returns:
     function (features, labels, mode, params) to an estimator spec. Its
@@ -604,9 +606,7 @@ def model_fn_builder(bert_config, init_checkpoint, layer_indexes, use_tpu,
         input_mask=features["input_mask"],
         token_type_ids=features["input_type_ids"],
         use_one_hot_embeddings=use_one_hot_embeddings,
-        real_tokens_only=real_tokens_only)
-    scaffold_fn = estimators.init_from_checkpoint(
-        init_checkpoint, use_tpu, mode)
+        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype)
     predictions = {"unique_id": features["unique_ids"]}
     if pooling == "pooler":
       predictions[POOLED_OUTPUT] = model.get_pooled_output()
@@ -616,6 +616,8 @@ def model_fn_builder(bert_config, init_checkpoint, layer_indexes, use_tpu,
       for i, layer_index in enumerate(layer_indexes):
         predictions["layer_output_%d" % i] = pool(
             layers[layer_index], kept, pooling)
+    scaffold_fn = estimators.init_from_checkpoint(
+        init_checkpoint, use_tpu, mode, outputs=list(predictions.values()))
     return estimators.estimator_spec(
         mode=mode, predictions=predictions, scaffold_fn=scaffold_fn)
 
@@ -1050,7 +1052,9 @@ def _create_estimator(config, layer_indexes, model_dir):
       config, FLAGS.init_checkpoint, layer_indexes, FLAGS.use_tpu,
       FLAGS.use_one_hot_embeddings,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
-      pooling=FLAGS.pooling)
+      pooling=FLAGS.pooling,
+      compute_dtype=estimators.choose_compute_dtype(
+          FLAGS.mixed_precision, FLAGS.use_tpu))
   arguments = common_flags.estimator_arguments(FLAGS)
   arguments.update(output_dir=model_dir, predict_batch_size=FLAGS.batch_size)
   return estimators.create_estimator(model_fn=model_fn, **arguments)

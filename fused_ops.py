@@ -36,6 +36,34 @@ def is_available():
           and not tf.config.list_physical_devices("GPU"))
 
 
+def dense(matrix, kernel, bias):
+  """matrix * kernel + bias.
+
+  Args:
+    matrix: float [M, D].
+    kernel: float32 [D, units].
+    bias: float32 [units].
+
+  Returns:
+    float [M, units], of the matrix's type.
+  """
+
+  @tf.custom_gradient
+  def compute(matrix, kernel, bias):
+    kernel = tf.cast(kernel, matrix.dtype)
+    output = tf.nn.bias_add(
+        tf.matmul(matrix, kernel), tf.cast(bias, matrix.dtype))
+
+    def gradients(gradient):
+      by_kernel = tf.matmul(matrix, gradient, transpose_a=True)
+      return (tf.matmul(gradient, kernel, transpose_b=True),
+              tf.cast(by_kernel, tf.float32), _column_sums(gradient))
+
+    return output, gradients
+
+  return compute(matrix, kernel, bias)
+
+
 def gelu(x):
   """GELU in its tanh approximation, as `modeling.gelu`: float -> float."""
 

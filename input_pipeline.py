@@ -36,6 +36,12 @@ tf = _LazyTensorFlow()
 # holds serialised records, about 1 kB each at 128 tokens.
 FULL_SHUFFLE_BUFFER = 1 << 20
 
+# How many batches' records are sorted by length at a time.
+BATCHES_SORTED_TOGETHER = 64
+
+# The feature that says where in the file a record of a sorted batch stands.
+EXAMPLE_INDEX = "example_index"
+
 # `memory_input_fn` puts arrays up to this size into the graph, whose hard
 # limit is 2 GB; larger ones are fed by a generator.
 MAX_GRAPH_CONSTANT_BYTES = 256 << 20
@@ -401,7 +407,7 @@ def prefetch(batches):
 
 def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
                     shuffle_buffer_size=FULL_SHUFFLE_BUFFER, seed=None,
-                    start_step=0):
+                    start_step=0, group_by_length=False):
   """An Estimator `input_fn` over a TFRecord file.
 
   Training repeats the records for ever, shuffled anew in each pass; evaluation
@@ -418,6 +424,11 @@ def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
     seed: int or None, makes the order repeatable.
     start_step: int, training steps an earlier run has done; their batches are
       passed over, so that with a seed a resumed run sees the rest.
+    group_by_length: bool, make batches of records with nearly the same sum of
+      `input_mask`, which need least work. In training, these batches come in
+      random order. Otherwise the longest come first, and a record's number in
+      the file is the feature `EXAMPLE_INDEX`; a last batch that is not full
+      holds the file's last records, as without this.
 
   Returns:
     function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
@@ -428,8 +439,12 @@ def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
     records = tf.data.TFRecordDataset(input_file)
     if is_training:
       records = records.shuffle(shuffle_buffer_size, seed=seed).repeat()
-      if start_step:
+      if start_step and not group_by_length:
         records = records.skip(start_step * params["batch_size"])
+    if group_by_length:
+      return prefetch(batches_by_length(
+          records, name_to_features, params["batch_size"], is_training,
+          drop_remainder, seed).skip(start_step))
     # Parsing a whole batch in one op is several times faster than record by
     # record.
     batches = records.batch(params["batch_size"],
@@ -440,6 +455,66 @@ def record_input_fn(input_file, name_to_features, is_training, drop_remainder,
     return prefetch(batches)
 
   return input_fn
+
+
+def batches_by_length(records, name_to_features, batch_size, is_training,
+                       drop_remainder, seed):
+  """Batches of similar length; for the arguments see `record_input_fn`.
+
+  Args:
+    records: dataset of serialised records.
+    name_to_features: dict of name to `tf.FixedLenFeature`.
+    batch_size: int.
+    is_training: bool.
+    drop_remainder: bool.
+    seed: int or None.
+
+  Returns:
+    `tf.data.Dataset` of dicts of [B, ...] tensors.
+  """
+
+  def sorted_block(indices, block):
+    features = decode_record(block, name_to_features)
+    if not is_training:
+      features[EXAMPLE_INDEX] = tf.cast(indices, tf.int32)
+    num_records = tf.size(indices)
+    num_full = num_records - num_records % batch_size
+    lengths = tf.reduce_sum(features["input_mask"][:num_full], axis=1)
+    order = tf.concat([
+        tf.argsort(lengths, direction="DESCENDING", stable=True),
+        tf.range(num_full, num_records)], axis=0)
+    return {name: tf.gather(values, order)
+            for name, values in features.items()}
+
+  def batches_of_block(features):
+    batches = tf.data.Dataset.from_tensor_slices(features).batch(
+        batch_size, drop_remainder=drop_remainder)
+    if is_training:
+      batches = batches.shuffle(BATCHES_SORTED_TOGETHER, seed=seed)
+    return batches
+
+  blocks = records.enumerate().batch(batch_size * BATCHES_SORTED_TOGETHER)
+  return blocks.map(sorted_block).flat_map(batches_of_block)
+
+
+def restore_order(results):
+  """Yields a prediction's results in the order of the records.
+
+  At most as many wait for their turn as were sorted together.
+
+  Args:
+    results: iterable of dicts, one for each example, that hold
+      `EXAMPLE_INDEX` if the batches were made by length.
+  """
+  waiting, position = {}, 0
+  for result in results:
+    if EXAMPLE_INDEX not in result:
+      yield result
+      continue
+    waiting[int(result[EXAMPLE_INDEX])] = result
+    while position in waiting:
+      yield waiting.pop(position)
+      position += 1
 
 
 def _as_model_dtype(array):

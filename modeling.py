@@ -618,6 +618,18 @@ def compare_with_checkpoint(tvars, init_checkpoint):
                   if shapes[name] != stored[name]])
 
 
+def find_used_variables(outputs, variables):
+  """Those of the variables that an output tensor depends on, in a list."""
+  pending, seen = [tensor.op for tensor in outputs], set()
+  while pending:
+    op = pending.pop()
+    if op.name not in seen:
+      seen.add(op.name)
+      pending.extend(tensor.op for tensor in op.inputs)
+      pending.extend(op.control_inputs)
+  return [variable for variable in variables if variable.op.name in seen]
+
+
 def _variable_name(variable):
   return re.sub(r":\d+$", "", variable.name)
 
@@ -726,7 +738,8 @@ def create_initializer(initializer_range=0.02):
   return tf.truncated_normal_initializer(stddev=initializer_range)
 
 
-def dense(matrix, units, initializer_range=0.02, activation=None, name="dense"):
+def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
+          is_fused=False):
   """activation(matrix * kernel + bias).
 
   Args:
@@ -736,6 +749,7 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense"):
     activation: function or None.
     name: str, variable scope of `kernel` [D, units] and `bias` [units], which
       are float32.
+    is_fused: bool, take the gradient of `fused_ops`.
 
   Returns:
     float [M, units], of the matrix's type.
@@ -746,9 +760,12 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense"):
         initializer=create_initializer(initializer_range))
     bias = tf.get_variable(
         "bias", [units], initializer=tf.zeros_initializer())
-    output = tf.nn.bias_add(
-        tf.matmul(matrix, tf.cast(kernel, matrix.dtype)),
-        tf.cast(bias, matrix.dtype))
+    if is_fused:
+      output = fused_ops.dense(matrix, kernel, bias)
+    else:
+      output = tf.nn.bias_add(
+          tf.matmul(matrix, tf.cast(kernel, matrix.dtype)),
+          tf.cast(bias, matrix.dtype))
     return activation(output) if activation else output
 
 
@@ -1055,7 +1072,8 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
   residual = layout.first_tokens(matrix) if first_tokens_only else matrix
 
   def add_and_norm(branch, residual):
-    output = dense(branch, settings.hidden_size, settings.initializer_range)
+    output = dense(branch, settings.hidden_size, settings.initializer_range,
+                   is_fused=layout.is_fused)
     rate = settings.hidden_dropout
     if not layout.is_fused:
       return layer_norm(dropout(output, rate) + residual)
@@ -1075,7 +1093,8 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
       attended = add_and_norm(context, residual)
   with tf.variable_scope("intermediate"):
     wide = dense(attended, settings.intermediate_size,
-                 settings.initializer_range, activation)
+                 settings.initializer_range, activation,
+                 is_fused=layout.is_fused)
   with tf.variable_scope("output"):
     return add_and_norm(wide, attended)
 
@@ -1096,7 +1115,8 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
   width, num_heads = settings.hidden_size, settings.num_heads
   size, rate = width // num_heads, settings.attention_dropout
   query, key, value = [
-      dense(rows, width, settings.initializer_range, name=name)
+      dense(rows, width, settings.initializer_range, name=name,
+            is_fused=layout.is_fused)
       for name, rows in
       (("query", queries), ("key", matrix), ("value", matrix))]
   if first_tokens_only:

@@ -64,7 +64,8 @@ def learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step=None):
   return tf.identity(rate, name="learning_rate")
 
 
-def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
+def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
+                     scale_loss=False):
   """Builds the operation that does one training step.
 
   The gradients of all trainable variables are clipped to a global norm of 1.
@@ -81,6 +82,10 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
     num_warmup_steps: int or None, see `learning_rate`.
     use_tpu: bool, whether to add up the gradients of all TPU cores. Each core
       clips its own beforehand.
+    scale_loss: bool, for float16, in which small gradients vanish: take the
+      gradients of a multiple of the loss. A step whose gradients overflow
+      changes nothing but the multiple, which is halved (Micikevicius et al.,
+      "Mixed Precision Training", arXiv:1710.03740, section 3.2).
 
   Returns:
     A `tf.Operation` that updates the variables, then increments the global
@@ -94,7 +99,9 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   rate = learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step)
   _publish_learning_rate(rate, use_tpu)
   variables = tf.trainable_variables()
-  gradients = tf.gradients(loss, variables)
+  scale = LossScale() if scale_loss else None
+  gradients = tf.gradients(
+      loss * scale.value if scale else loss, variables)
   if all(gradient is None for gradient in gradients):
     raise ValueError(
         "`loss` (%s) depends on none of the %d trainable variables: there is "
@@ -110,10 +117,15 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
         AdamWeightDecayOptimizer(**settings))
   else:
     optimizer = AdamWeightDecayOptimizer(
-        gradient_scale=_clipping_factor(gradients, _CLIP_NORM), **settings)
+        gradient_scale=_clipping_factor(
+            gradients, _CLIP_NORM, 1.0 / scale.value if scale else None),
+        **settings)
 
-  updates = optimizer.apply_gradients(
-      zip(gradients, variables), global_step=global_step)
+  def update():
+    return optimizer.apply_gradients(
+        zip(gradients, variables), global_step=global_step)
+
+  updates = scale.update(gradients, update) if scale else update()
   # After the updates, because they read the rate, which reads the step.
   with tf.control_dependencies([updates]):
     return tf.group(global_step.assign_add(1))
@@ -130,14 +142,63 @@ def _publish_learning_rate(rate, use_tpu):
     tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
 
 
-def _clipping_factor(gradients, clip_norm):
+class LossScale:
+  """What a loss is multiplied by in float16, kept as large as it can be.
+
+  It doubles after 2,000 steps without overflow. Not part of checkpoints: a run
+  that is resumed finds it anew.
+  """
+
+  def __init__(self, initial=2.0 ** 15, growth_steps=2000):
+    self._growth_steps = growth_steps
+    with tf.variable_scope("loss_scale", reuse=tf.AUTO_REUSE):
+      self._value, self._good_steps = [
+          tf.get_variable(
+              name, [], tf.float32, initializer=tf.constant_initializer(value),
+              trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES])
+          for name, value in (("value", initial), ("good_steps", 0.0))]
+    # Read once, before the step changes it.
+    self.value = tf.identity(self._value)
+
+  def update(self, gradients, apply_gradients):
+    """Applies finite gradients; else lowers the scale.
+
+    Args:
+      gradients: list of tensors, of the scaled loss.
+      apply_gradients: function that makes the operation.
+
+    Returns:
+      A tensor that is there when the step is done.
+    """
+    is_finite = tf.is_finite(tf.linalg.global_norm(gradients))
+
+    def apply():
+      with tf.control_dependencies([apply_gradients()]):
+        grows = self._good_steps + 1.0 >= self._growth_steps
+        return (tf.where(grows, 2.0 * self.value, self.value),
+                tf.where(grows, 0.0, self._good_steps + 1.0))
+
+    def skip():
+      return tf.maximum(0.5 * self.value, 1.0), tf.zeros([])
+
+    value, good_steps = tf.cond(is_finite, apply, skip)
+    return tf.group(self._value.assign(value),
+                    self._good_steps.assign(good_steps))
+
+
+def _clipping_factor(gradients, clip_norm, gradient_scale=None):
   """Returns what to multiply the gradients by, as `tf.clip_by_global_norm`.
 
   It is not a number if the norm is not finite, so that overflow shows in every
-  weight instead of being hidden by the clipping.
+  weight instead of being hidden by the clipping. `gradient_scale`, a scalar, is
+  another factor, which the clipping takes into account.
   """
   norm = tf.linalg.global_norm(gradients)
+  if gradient_scale is not None:
+    norm *= gradient_scale
   factor = clip_norm * tf.minimum(1.0 / norm, 1.0 / clip_norm)
+  if gradient_scale is not None:
+    factor *= gradient_scale
   not_a_number = tf.fill(tf.shape(norm), float("nan"))
   return tf.where(tf.is_finite(norm), factor, not_a_number)
 

@@ -664,11 +664,13 @@ def feature_spec(seq_length, is_regression=False):
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
                                 drop_remainder, is_regression=False,
-                                seed=None, start_step=0):
+                                seed=None, start_step=0,
+                                group_by_length=False):
   """An `input_fn` over a file of records (see `feature_spec`)."""
   return input_pipeline.record_input_fn(
       input_file, feature_spec(seq_length, is_regression), is_training,
-      drop_remainder, seed=seed, start_step=start_step)
+      drop_remainder, seed=seed, start_step=start_step,
+      group_by_length=group_by_length)
 
 
 def input_fn_builder(features, seq_length, is_training, drop_remainder):
@@ -700,7 +702,8 @@ def input_fn_builder(features, seq_length, is_training, drop_remainder):
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings,
-                 real_tokens_only=False, is_regression=False):
+                 real_tokens_only=False, is_regression=False,
+                 compute_dtype=tf.float32):
   """BERT with a linear layer over the pooled output.
 
   Devlin et al., arXiv:1810.04805, section 4.1. Adds the variables
@@ -717,6 +720,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     use_one_hot_embeddings: bool, see `modeling.BertModel`.
     real_tokens_only: bool, likewise.
     is_regression: bool, learn the labels' values by squared error.
+    compute_dtype: likewise.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float [], [B],
@@ -725,7 +729,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, real_tokens_only=real_tokens_only)
+      use_one_hot_embeddings, real_tokens_only=real_tokens_only,
+      compute_dtype=compute_dtype)
   pooled = model.get_pooled_output()  # [B, D]
   output_weights = tf.get_variable(
       "output_weights", [num_labels, bert_config.hidden_size],
@@ -753,7 +758,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
 def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
-                     is_regression=False, metrics=()):
+                     is_regression=False, metrics=(),
+                     compute_dtype=tf.float32):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -768,6 +774,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     real_tokens_only: bool, likewise.
     is_regression: bool.
     metrics: iterable of str, see `DataProcessor.metrics`.
+    compute_dtype: tf.float32, tf.bfloat16 or tf.float16, see
+      `modeling.BertModel`.
 
   Returns:
     function (features, labels, mode, params, config) to an EstimatorSpec.
@@ -780,13 +788,15 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     loss, per_example_loss, logits, probabilities = create_model(
         bert_config, mode == estimators.ModeKeys.TRAIN, features["input_ids"],
         features["input_mask"], features["segment_ids"], label_ids,
-        num_labels, use_one_hot_embeddings, real_tokens_only, is_regression)
+        num_labels, use_one_hot_embeddings, real_tokens_only, is_regression,
+        compute_dtype)
     scaffold_fn = estimators.init_from_checkpoint(
         init_checkpoint, use_tpu, mode, config and config.model_dir)
 
     if mode == estimators.ModeKeys.TRAIN:
       train_op = optimization.create_optimizer(
-          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+          scale_loss=compute_dtype == tf.float16)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.EVAL:
@@ -800,9 +810,12 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
           eval_metrics=(
               lambda *tensors: metric_fn(*tensors, names=metrics),
               [per_example_loss, label_ids, logits, is_real]))
+    predictions = {"probabilities": probabilities}
+    if input_pipeline.EXAMPLE_INDEX in features:
+      predictions[input_pipeline.EXAMPLE_INDEX] = features[
+          input_pipeline.EXAMPLE_INDEX]
     return estimators.estimator_spec(
-        mode=mode, predictions={"probabilities": probabilities},
-        scaffold_fn=scaffold_fn)
+        mode=mode, predictions=predictions, scaffold_fn=scaffold_fn)
 
   return model_fn
 
@@ -993,7 +1006,8 @@ def _train(estimator, examples, label_list, tokenizer, num_train_steps):
       file_based_input_fn_builder(
           path, FLAGS.max_seq_length, is_training=True, drop_remainder=True,
           is_regression=not label_list, seed=FLAGS.seed,
-          start_step=estimators.trained_steps(FLAGS.output_dir)),
+          start_step=estimators.trained_steps(FLAGS.output_dir),
+          group_by_length=FLAGS.group_by_length),
       num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps, FLAGS.use_tpu)
 
 
@@ -1009,7 +1023,8 @@ def _evaluate(estimator, examples, label_list, tokenizer):
   results = estimator.evaluate(
       input_fn=file_based_input_fn_builder(
           path, FLAGS.max_seq_length, is_training=False,
-          drop_remainder=FLAGS.use_tpu, is_regression=not label_list),
+          drop_remainder=FLAGS.use_tpu, is_regression=not label_list,
+          group_by_length=not FLAGS.use_tpu),
       steps=steps)
   estimators.write_eval_results(FLAGS.output_dir, results)
 
@@ -1024,10 +1039,12 @@ def _predict(estimator, examples, label_list, tokenizer):
   results = estimator.predict(
       input_fn=file_based_input_fn_builder(
           path, FLAGS.max_seq_length, is_training=False,
-          drop_remainder=FLAGS.use_tpu, is_regression=not label_list))
+          drop_remainder=FLAGS.use_tpu, is_regression=not label_list,
+          group_by_length=not FLAGS.use_tpu))
   tf.logging.info("***** Predict results *****")
   results = tqdm.tqdm(results, "Predicting", len(padded), disable=None)
-  probabilities = [result["probabilities"] for result in results]
+  probabilities = [result["probabilities"]
+                   for result in input_pipeline.restore_order(results)]
   write_predictions(FLAGS.output_dir, examples, label_list,
                     probabilities[:len(examples)])
 
@@ -1135,7 +1152,9 @@ def main(_):
       FLAGS.learning_rate, num_train_steps, num_warmup_steps, FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
-      is_regression=processor.is_regression, metrics=processor.metrics)
+      is_regression=processor.is_regression, metrics=processor.metrics,
+      compute_dtype=estimators.choose_compute_dtype(
+          FLAGS.mixed_precision, FLAGS.use_tpu))
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

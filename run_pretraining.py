@@ -56,7 +56,8 @@ NUM_RECORDS_CHECKED = 100
 
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
-                     use_one_hot_embeddings, real_tokens_only=False):
+                     use_one_hot_embeddings, real_tokens_only=False,
+                     compute_dtype=tf.float32):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -67,7 +68,9 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     num_warmup_steps: int.
     use_tpu: bool.
     use_one_hot_embeddings: bool, see `modeling.BertModel`.
-    real_tokens_only: bool, likewise.
+    real_tokens_only: bool, likewise; also, guess real predictions only.
+    compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise; also of the
+      product with the word embeddings.
 
   Returns:
     function (features, labels, mode, params, config) to an `estimator_spec`.
@@ -81,11 +84,12 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
         input_ids=features["input_ids"], input_mask=features["input_mask"],
         token_type_ids=features["segment_ids"],
         use_one_hot_embeddings=use_one_hot_embeddings,
-        real_tokens_only=real_tokens_only)
+        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype)
     masked_lm_loss, masked_lm_losses, log_probs = get_masked_lm_output(
         bert_config, model.get_sequence_output(),
         model.get_embedding_table(), features["masked_lm_positions"],
-        features["masked_lm_ids"], features["masked_lm_weights"])
+        features["masked_lm_ids"], features["masked_lm_weights"],
+        real_tokens_only, compute_dtype)
     next_sentence_loss, next_sentence_losses, next_sentence_log_probs = (
         get_next_sentence_output(bert_config, model.get_pooled_output(),
                                  features["next_sentence_labels"]))
@@ -97,7 +101,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       estimators.log_scalar("masked_lm_loss", masked_lm_loss, use_tpu)
       estimators.log_scalar("next_sentence_loss", next_sentence_loss, use_tpu)
       train_op = optimization.create_optimizer(
-          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+          scale_loss=compute_dtype == tf.float16)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.EVAL:
@@ -135,7 +140,9 @@ def _metrics(masked_lm_losses, masked_lm_predictions, masked_lm_ids,
 
 
 def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
-                         label_ids, label_weights):
+                         label_ids, label_weights,
+                         real_predictions_only=False,
+                         compute_dtype=tf.float32):
   """Loss of guessing the masked tokens.
 
   A dense layer and LayerNorm over each masked position, then a product with
@@ -148,30 +155,48 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
     positions: int [B, P], the masked positions.
     label_ids: int [B, P], the tokens that were there.
     label_weights: float [B, P], 1 for a prediction and 0 for padding.
+    real_predictions_only: bool, compute nothing where the weight is 0. The
+      other two results are then zeros there.
+    compute_dtype: type of the products.
 
   Returns:
     (loss, per_example_loss, log_probs): float [], the mean over predictions;
     [B * P]; [B * P, V].
   """
   masked = gather_indexes(input_tensor, positions)  # [B * P, D]
+  label_ids = tf.reshape(label_ids, [-1])  # [B * P]
+  weights = tf.cast(tf.reshape(label_weights, [-1]), tf.float32)  # [B * P]
+  if real_predictions_only:
+    chosen = tf.where(tf.not_equal(weights, 0))  # [R, 1]
+    everything = tf.shape(weights, out_type=tf.int64)
+    masked, label_ids, weights = [
+        tf.gather_nd(values, chosen) for values in
+        (masked, label_ids, weights)]
   with tf.variable_scope("cls/predictions"):
     with tf.variable_scope("transform"):
       masked = modeling.layer_norm(modeling.dense(
-          masked, bert_config.hidden_size, bert_config.initializer_range,
+          tf.cast(masked, compute_dtype), bert_config.hidden_size,
+          bert_config.initializer_range,
           modeling.get_activation(bert_config.hidden_act)))
     output_bias = tf.get_variable(
         "output_bias", [bert_config.vocab_size],
         initializer=tf.zeros_initializer())
+    logits = tf.matmul(masked, tf.cast(output_weights, masked.dtype),
+                       transpose_b=True)
     logits = tf.nn.bias_add(
-        tf.matmul(masked, output_weights, transpose_b=True),
-        output_bias)  # [B * P, V]
+        tf.cast(logits, tf.float32), output_bias)  # [B * P, V]
     per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=tf.reshape(label_ids, [-1]), logits=logits)  # [B * P]
-    weights = tf.cast(tf.reshape(label_weights, [-1]), tf.float32)  # [B * P]
+        labels=label_ids, logits=logits)  # [B * P]
     # The constant is for a batch without any prediction.
     loss = tf.reduce_sum(weights * per_example_loss) / (
         tf.reduce_sum(weights) + 1e-5)
-  return loss, per_example_loss, tf.nn.log_softmax(logits)
+  log_probs = tf.nn.log_softmax(logits)
+  if real_predictions_only:
+    log_probs = tf.scatter_nd(chosen, log_probs, tf.concat(
+        [everything, [bert_config.vocab_size]], 0))  # [B * P, V]
+    per_example_loss = tf.scatter_nd(
+        chosen, per_example_loss, everything)  # [B * P]
+  return loss, per_example_loss, log_probs
 
 
 def get_next_sentence_output(bert_config, input_tensor, labels):
@@ -241,7 +266,8 @@ def feature_spec(max_seq_length, max_predictions_per_seq):
 
 def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
                      is_training, num_cpu_threads=4, repeat=True, seed=None,
-                     drop_remainder=True, start_step=0):
+                     drop_remainder=True, start_step=0,
+                     group_by_length=False):
   """An `input_fn` over files of records (see `feature_spec`).
 
   Training mixes several files, in an order that changes with every pass;
@@ -259,6 +285,7 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
     start_step: int, steps an earlier run has trained. Their batches are
       passed over: with a seed, or a single file, a run that is resumed so
       sees what it would have seen, not the first records again.
+    group_by_length: bool, see `input_pipeline.record_input_fn`; for training.
 
   Returns:
     function of `params`, whose "batch_size" it reads, to a `tf.data.Dataset`
@@ -276,6 +303,10 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
           cycle_length=min(num_cpu_threads, len(input_files)),
           num_parallel_calls=tf.data.experimental.AUTOTUNE)
       records = records.shuffle(100, seed=seed)
+      if group_by_length:
+        return input_pipeline.prefetch(input_pipeline.batches_by_length(
+            records, spec, params["batch_size"], is_training, drop_remainder,
+            seed).skip(start_step))
       if start_step:
         records = records.skip(start_step * params["batch_size"])
     else:
@@ -383,7 +414,8 @@ def _train(estimator, files):
       estimator,
       input_fn_builder(
           files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
-          is_training=True, seed=FLAGS.seed, start_step=start_step),
+          is_training=True, seed=FLAGS.seed, start_step=start_step,
+          group_by_length=FLAGS.group_by_length),
       FLAGS.num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
       FLAGS.use_tpu)
 
@@ -461,7 +493,9 @@ def main(_):
       config, FLAGS.init_checkpoint, FLAGS.learning_rate,
       FLAGS.num_train_steps, FLAGS.num_warmup_steps, FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
-      real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu)
+      real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
+      compute_dtype=estimators.choose_compute_dtype(
+          FLAGS.mixed_precision, FLAGS.use_tpu))
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

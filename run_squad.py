@@ -192,7 +192,8 @@ class FeatureWriter:
 
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
-                 use_one_hot_embeddings, real_tokens_only=False):
+                 use_one_hot_embeddings, real_tokens_only=False,
+                 compute_dtype=tf.float32):
   """BERT with a linear layer that scores each token as start and as end.
 
   Args:
@@ -204,13 +205,15 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     use_one_hot_embeddings: bool, as for modeling.BertModel.
     real_tokens_only: bool, leave padding out of the computation. Its logits
       are then PADDING_LOGIT; otherwise they are values like any other.
+    compute_dtype: as for modeling.BertModel.
 
   Returns:
     (start_logits, end_logits), float [B, T] each.
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, real_tokens_only=real_tokens_only)
+      use_one_hot_embeddings, real_tokens_only=real_tokens_only,
+      compute_dtype=compute_dtype)
   hidden = model.get_sequence_output()  # [B, T, D]
   weights = tf.get_variable(
       "cls/squad/output_weights", [2, bert_config.hidden_size],
@@ -246,7 +249,8 @@ def position_loss(logits, positions):
 
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
-                     use_one_hot_embeddings, real_tokens_only=False):
+                     use_one_hot_embeddings, real_tokens_only=False,
+                     compute_dtype=tf.float32):
   """Makes the `model_fn` of an Estimator, for training and prediction.
 
   Args:
@@ -258,6 +262,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     use_tpu: bool.
     use_one_hot_embeddings: bool, as for modeling.BertModel.
     real_tokens_only: bool, as for create_model.
+    compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise.
 
   Returns:
     function (features, labels, mode, params, config) -> estimator spec. Its
@@ -271,20 +276,25 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     start_logits, end_logits = create_model(
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings, real_tokens_only)
+        use_one_hot_embeddings, real_tokens_only, compute_dtype)
     scaffold_fn = estimators.init_from_checkpoint(
-        init_checkpoint, use_tpu, mode, config.model_dir if config else None)
+        init_checkpoint, use_tpu, mode, config.model_dir if config else None,
+        [start_logits, end_logits])
     if is_training:
       start_loss = position_loss(start_logits, features["start_positions"])
       end_loss = position_loss(end_logits, features["end_positions"])
       loss = (start_loss + end_loss) / 2.0
       train_op = optimization.create_optimizer(
-          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+          scale_loss=compute_dtype == tf.float16)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.PREDICT:
       predictions = {"unique_ids": features["unique_ids"],
                      "start_logits": start_logits, "end_logits": end_logits}
+      if input_pipeline.EXAMPLE_INDEX in features:
+        predictions[input_pipeline.EXAMPLE_INDEX] = features[
+            input_pipeline.EXAMPLE_INDEX]
       return estimators.estimator_spec(
           mode=mode, predictions=predictions, scaffold_fn=scaffold_fn)
     raise ValueError("There is no mode %s here: answers are scored from "
@@ -294,7 +304,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
 
 
 def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
-                     seed=None, start_step=0):
+                     seed=None, start_step=0, group_by_length=False):
   """Makes the `input_fn` that reads a FeatureWriter's file.
 
   Args:
@@ -304,6 +314,7 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
     drop_remainder: bool, leave out a last batch that is not full.
     seed: int or None, makes the order repeatable.
     start_step: int, steps of an earlier run, whose batches are passed over.
+    group_by_length: bool, see `input_pipeline.record_input_fn`.
 
   Returns:
     function of `params` to a dataset of dicts of int32 tensors: [B, T], or [B]
@@ -317,7 +328,7 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
   spec.update((name, tf.FixedLenFeature([], tf.int64)) for name in scalars)
   return input_pipeline.record_input_fn(
       input_file, spec, is_training, drop_remainder, seed=seed,
-      start_step=start_step)
+      start_step=start_step, group_by_length=group_by_length)
 
 # The run.
 
@@ -375,7 +386,9 @@ def _create_estimator(bert_config, num_train_steps=None,
       bert_config, FLAGS.init_checkpoint, FLAGS.learning_rate,
       num_train_steps, num_warmup_steps, use_tpu=FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
-      real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu)
+      real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
+      compute_dtype=estimators.choose_compute_dtype(
+          FLAGS.mixed_precision, FLAGS.use_tpu))
   return estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
 
@@ -408,7 +421,8 @@ def _train(bert_config, tokenizer):
   input_fn = input_fn_builder(
       writer.filename, FLAGS.max_seq_length, is_training=True,
       drop_remainder=True, seed=FLAGS.seed,
-      start_step=estimators.trained_steps(FLAGS.output_dir))
+      start_step=estimators.trained_steps(FLAGS.output_dir),
+      group_by_length=FLAGS.group_by_length)
   estimators.train(
       _create_estimator(bert_config, num_train_steps, num_warmup_steps),
       input_fn, num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
@@ -443,7 +457,7 @@ def _predict(bert_config, tokenizer):
   first_ids = squad.FIRST_UNIQUE_ID + np.cumsum(counts) - counts
   input_fn = input_fn_builder(
       writer.filename, FLAGS.max_seq_length, is_training=False,
-      drop_remainder=False)
+      drop_remainder=False, group_by_length=not FLAGS.use_tpu)
   options = squad.AnswerOptions(
       FLAGS.n_best_size, FLAGS.max_answer_length, FLAGS.do_lower_case,
       FLAGS.version_2_with_negative, FLAGS.null_score_diff_threshold,
@@ -458,7 +472,8 @@ def _predict(bert_config, tokenizer):
 
 def _raw_results(estimator, input_fn):
   """Yields the model's outputs as RawResult."""
-  rows = estimator.predict(input_fn, yield_single_examples=True)
+  rows = input_pipeline.restore_order(
+      estimator.predict(input_fn, yield_single_examples=True))
   for index, row in enumerate(rows):
     if index % 1000 == 0:
       tf.logging.info("Processing example: %d", index)

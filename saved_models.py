@@ -108,9 +108,8 @@ def _restore(session, checkpoint, outputs):
   """
   variables = tf.global_variables()
   coverage = modeling.compare_with_checkpoint(variables, checkpoint)
-  used = {node.name for node in tf.graph_util.extract_sub_graph(
-      session.graph.as_graph_def(), [tensor.op.name for tensor in outputs]
-  ).node}
+  used = {variable.op.name for variable in
+          modeling.find_used_variables(outputs, variables)}
   unfit = [name for name in coverage.missing if name in used]
   unfit += [name for name, _, _ in coverage.mismatched]
   if unfit:

@@ -151,6 +151,29 @@ def test_tensorboard_gets_loss_rate_and_speed(trained):
         tags.setdefault(value.tag, []).append(event.step)
   assert set(tags) >= {"loss", "learning_rate", "examples_per_second"}
   assert max(tags["examples_per_second"]) == 5
+  assert tags["loss"] == tags["learning_rate"] == [1, 2, 4]
+
+
+def test_summaries_of_whole_tensors_are_computed_where_they_are_written(
+    tmp_path):
+  runs = []
+
+  def model_fn_with_histogram(features, labels, mode, params):
+    spec = model_fn(features, labels, mode, params)
+    values, = tf.py_func(
+        lambda x: (runs.append(1), x)[1], [features["x"]], [tf.float32])
+    tf.summary.histogram("x", values)
+    return spec
+
+  estimator = estimators.create_estimator(
+      model_fn=model_fn_with_histogram, output_dir=str(tmp_path),
+      train_batch_size=2, log_steps=3)
+  estimators.train(estimator, batches_of([1, 2, 3, 4, 5]), 5, 2, log_steps=3)
+  assert len(runs) == 2
+  steps = [event.step for path in glob.glob(str(tmp_path / "events.out.*"))
+           for event in tf.train.summary_iterator(path)
+           for value in event.summary.value if value.tag == "x"]
+  assert steps == [1, 3]
 
 
 def test_training_writes_the_files_of_an_estimator(trained):
@@ -176,20 +199,19 @@ def test_time_left_reads_as_hours_minutes_seconds(seconds, text):
 
 def test_settings_reach_the_estimator(tmp_path):
   estimator = estimators.create_estimator(
-      model_fn=model_fn, output_dir=str(tmp_path), seed=3, log_steps=7,
+      model_fn=model_fn, output_dir=str(tmp_path), seed=3,
       keep_checkpoint_max=2, save_checkpoints_steps=11)
   config = estimator.config
   assert (config.tf_random_seed, config.save_summary_steps,
           config.keep_checkpoint_max, config.save_checkpoints_steps,
-          config.model_dir) == (3, 7, 2, 11, str(tmp_path))
+          config.model_dir) == (3, 0, 2, 11, str(tmp_path))
 
 
 def test_the_estimators_defaults_are_the_originals():
   config = estimators.create_estimator(
       model_fn=model_fn, output_dir=None).config
-  assert (config.tf_random_seed, config.save_summary_steps,
-          config.keep_checkpoint_max, config.save_checkpoints_steps) == (
-              None, 100, 5, 1000)
+  assert (config.tf_random_seed, config.keep_checkpoint_max,
+          config.save_checkpoints_steps) == (None, 5, 1000)
 
 
 # Initialisation.
@@ -321,6 +343,20 @@ def test_predicting_with_a_pretrained_checkpoint_only_is_warned_of(
   assert "(output_weights)" in warning  # And not `a`, which was trained.
 
 
+@pytest.mark.parametrize("mode", [TRAIN, PREDICT])
+def test_what_no_output_depends_on_is_not_warned_of(tmp_path, log, mode):
+  prefix = save_checkpoint(tmp_path, CHECKPOINT)
+  make_variables(a=[2], head=[2], pooler=[2])
+  a, head, pooler = tf.trainable_variables()
+  estimators.init_from_checkpoint(
+      prefix, False, mode, outputs=[tf.nn.relu(a + 1.0)])
+  assert warnings_in(log) == []
+  estimators.init_from_checkpoint(
+      prefix, False, mode, outputs=[tf.nn.relu(a * head)])
+  (warning,) = warnings_in(log)
+  assert "head" in warning and "pooler" not in warning
+
+
 def test_a_checkpoint_in_the_output_folder_wins(tmp_path, log):
   init = save_checkpoint(tmp_path / "init", {"a": [1.0]})
   save_checkpoint(tmp_path / "out", {"a": [5.0]}, "model.ckpt-3", step=3)
@@ -443,3 +479,39 @@ def test_results_are_written_as_sorted_lines(tmp_path, log):
   assert log == [
       "INFO ***** Eval results *****", "INFO   eval_accuracy = 0.7769608",
       "INFO   global_step = 343", "INFO   loss = 0.5"]
+
+
+# Precision.
+
+
+@pytest.mark.parametrize("processor, best", [
+    ({"avx512f", "avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "bfloat16"),
+    ({"avx2"}, "float32")])
+def test_auto_precision_follows_the_processor_and_says_why(
+    monkeypatch, log, processor, best):
+  monkeypatch.setattr(estimators, "_processor_flags", lambda: processor)
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+  assert estimators.choose_compute_dtype("auto", False).name == best
+  assert "computing in %s, because the processor has" % best in log[-1]
+
+
+@pytest.mark.parametrize("capability, best", [
+    ((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float16"),
+    ((6, 1), "float32")])
+def test_auto_precision_follows_the_gpu(monkeypatch, log, capability, best):
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
+  monkeypatch.setattr(
+      tf.config.experimental, "get_device_details", lambda gpu: {
+          "device_name": "Card", "compute_capability": capability})
+  assert estimators.choose_compute_dtype("auto", False).name == best
+  assert "Card has compute capability %d.%d" % capability in log[-1]
+
+
+def test_a_precision_that_the_device_lacks_is_warned_of(monkeypatch, log):
+  monkeypatch.setattr(estimators, "_processor_flags", set)
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+  assert estimators.choose_compute_dtype("none", False) == tf.float32
+  assert not log
+  assert estimators.choose_compute_dtype("bfloat16", False) == tf.bfloat16
+  assert "will be slow" in log[-1] and "float32 is best" in log[-1]
+  assert estimators.choose_compute_dtype("auto", True) == tf.bfloat16

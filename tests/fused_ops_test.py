@@ -80,6 +80,11 @@ def fused_probabilities(rate):
 # Name: the fused function of a rate, the plain one without dropout, inputs of
 # a type.
 PIECES = {
+    "dense": (
+        lambda rate: fused_ops.dense,
+        lambda matrix, kernel, bias: tf.matmul(matrix, kernel) + bias,
+        lambda dtype: [normal([6, 8], 1, dtype), normal([8, 4], 2),
+                       normal([4], 3)]),
     "gelu": (lambda rate: fused_ops.gelu, modeling.gelu,
              lambda dtype: [3.0 * normal([6, 8], 1, dtype)]),
     "dropout_add_norm": (
@@ -121,7 +126,9 @@ def test_low_precision_only_rounds_what_goes_in_and_out(piece, dtype):
   actual, expected = run([actual, expected])
   # Values kept for the gradient are rounded, too.
   unit = 2.0 ** -8 if dtype == tf.bfloat16 else 2.0 ** -11
-  np.testing.assert_allclose(actual[0], expected[0], rtol=unit, atol=1e-6)
+  # A product's own operands are rounded.
+  atol = 8 * unit if fused is PIECES["dense"][0] else 1e-6
+  np.testing.assert_allclose(actual[0], expected[0], rtol=unit, atol=atol)
   for left, right in zip(actual[1:], expected[1:]):
     assert np.abs(left - right).max() < 4 * unit * np.abs(right).max()
 

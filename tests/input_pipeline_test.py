@@ -414,3 +414,71 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert not folder.exists()
   assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
   assert [entry.name for entry in folder.iterdir()] == ["file"]
+
+
+# Batches of similar length.
+
+LENGTHS = [3, 1, 7, 2, 9, 5, 8, 4, 6, 2]
+
+
+@pytest.fixture
+def long_and_short(path, monkeypatch):
+  """An input function's maker over records of those lengths, in blocks of 6."""
+  monkeypatch.setattr(input_pipeline, "BATCHES_SORTED_TOGETHER", 3)
+  with input_pipeline.atomic_record_writer(path) as writer:
+    for x, length in enumerate(LENGTHS):
+      writer.write(input_pipeline.serialize_example(
+          {"x": [x], "input_mask": [1] * length + [0] * (9 - length)}))
+  spec = {"x": tf.FixedLenFeature([], tf.int64),
+          "input_mask": tf.FixedLenFeature([9], tf.int64)}
+  return lambda *args, **kwargs: input_pipeline.record_input_fn(
+      path, spec, *args, group_by_length=True, **kwargs)
+
+
+def test_prediction_batches_are_of_similar_length_and_numbered(long_and_short):
+  found = batches(long_and_short(False, False), 2, 9)
+  assert [batch["x"].tolist() for batch in found] == [
+      [4, 2], [5, 0], [3, 1], [6, 8], [7, 9]]
+  for batch in found:
+    np.testing.assert_array_equal(batch["example_index"], batch["x"])
+    assert batch["example_index"].dtype == np.int32
+    assert batch["input_mask"].shape == (2, 9)
+
+
+def test_a_last_batch_by_length_has_the_records_it_has_in_order(
+    long_and_short):
+  found = batches(long_and_short(False, False), 4, 9)
+  assert [batch["x"].tolist() for batch in found] == [
+      [4, 6, 2, 5], [7, 0, 3, 1], [8, 9]]
+  found = batches(long_and_short(False, True), 4, 9)
+  assert len(found) == 2
+
+
+def test_training_batches_by_length_come_in_random_order(long_and_short):
+  found = batches(long_and_short(True, True, seed=1), 2, 30)
+  assert all("example_index" not in batch for batch in found)
+  counts = np.bincount(xs(found), minlength=10)
+  assert counts.tolist() == [6] * 10
+  lengths = [batch["input_mask"].sum(1).tolist() for batch in found]
+  assert all(a >= b for a, b in lengths)
+  spread = np.mean([a - b for a, b in lengths])
+  assert spread < 2  # In random pairs: 3.
+  # Sorted within a block, its batches are not.
+  blocks = [lengths[i:i + 3] for i in range(0, 30, 3)]
+  assert sum(block == sorted(block, reverse=True) for block in blocks) < 6
+  assert len({tuple(xs(found[i:i + 5])) for i in range(0, 30, 5)}) == 6
+
+
+def test_a_resumed_training_by_length_sees_the_rest(long_and_short):
+  whole = batches(long_and_short(True, True, seed=1), 2, 12)
+  rest = batches(long_and_short(True, True, seed=1, start_step=5), 2, 7)
+  assert xs(rest) == xs(whole[5:])
+
+
+def test_results_get_back_into_the_order_of_the_records():
+  order = [4, 2, 5, 0, 3, 1, 6, 8, 7, 9]
+  results = ({"example_index": np.int32(i), "y": i * i} for i in order)
+  restored = input_pipeline.restore_order(results)
+  assert [result["y"] for result in restored] == [i * i for i in range(10)]
+  plain = [{"y": 3}, {"y": 1}]
+  assert list(input_pipeline.restore_order(plain)) == plain

@@ -413,6 +413,50 @@ def test_gradients_of_real_tokens_are_the_same_in_both_forms(
   assert np.max(np.abs(expected[0])) > 0.05
 
 
+# Precision.
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_mixed_precision_only_rounds(monkeypatch, dtype, real, fused):
+  monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1 if fused else 1 << 30)
+  config = create_config(hidden_dropout_prob=0.0,
+                         attention_probs_dropout_prob=0.0)
+  found = []
+  with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+    for compute_dtype in (tf.float32, dtype):
+      model = create_model(config, True, scope="bert", real_tokens_only=real,
+                           compute_dtype=compute_dtype)
+      outputs = [model.get_sequence_output(), model.get_pooled_output(),
+                 model.get_embedding_output()]
+      outputs += model.get_all_encoder_layers()
+      assert all(output.dtype == tf.float32 for output in outputs)
+      gradients = tf.gradients(
+          tf.reduce_sum(model.get_pooled_output()), tf.trainable_variables())
+      found.append((outputs, [
+          tf.convert_to_tensor(gradient) for gradient in gradients]))
+  assert all(v.dtype.base_dtype == tf.float32 for v in tf.global_variables())
+  exact, rounded = evaluate(found)
+  unit = 2.0 ** -8 if dtype == tf.bfloat16 else 2.0 ** -11
+  for left, right in zip(rounded[0], exact[0]):
+    assert 0 < np.abs(left - right).max() < 30 * unit
+  exact, rounded = [
+      np.concatenate([gradient.ravel() for gradient in gradients])
+      for _, gradients in (exact, rounded)]
+  error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+  assert 0 < error < 30 * unit
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_dropout_of_low_precision_has_the_right_share(dtype):
+  with tf.Session() as session:
+    kept = session.run(tf.cast(
+        modeling.dropout(tf.ones([400, 500], dtype), 0.1), tf.float32))
+  assert abs(np.mean(kept == 0) - 0.1) < 0.003
+  np.testing.assert_allclose(np.unique(kept), [0.0, 1 / 0.9], rtol=5e-3)
+
+
 @pytest.mark.parametrize("num_real_sequences", [0, 1])
 @pytest.mark.parametrize("fused", [False, True])
 def test_sequences_without_tokens_give_finite_numbers(

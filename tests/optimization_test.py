@@ -371,3 +371,65 @@ def test_training_step_compiles_with_xla(both_updates):
     assert session.run(loss) == 6.0
     assert session.run(loss) < 6.0
     assert values_by_name(session)["global_step"] == 2
+
+
+# Loss scaling for float16.
+
+
+def scaled_training(losses, growth_steps=2000):
+  """Trains a weight by its product with each of `losses`, scaled.
+
+  Returns:
+    list of the weight and of the scale after each step, and the global steps.
+  """
+  with tf.Graph().as_default():
+    factor = tf.placeholder(tf.float32, [])
+    a = variable("a", [1.0, -2.0])
+    original = optimization.LossScale.__init__.__defaults__
+    optimization.LossScale.__init__.__defaults__ = (1024.0, growth_steps)
+    try:
+      train_op = optimization.create_optimizer(
+          tf.reduce_sum(a * [1.0, 3.0]) * factor, 0.1, 100, 0, False,
+          scale_loss=True)
+    finally:
+      optimization.LossScale.__init__.__defaults__ = original
+    assert not [v for v in tf.global_variables() if "loss_scale" in v.name]
+    scale = tf.local_variables()[0]
+    weights, scales = [], []
+    with started_session() as session:
+      session.run(tf.local_variables_initializer())
+      for loss in losses:
+        session.run(train_op, {factor: loss})
+        weights.append(session.run(a))
+        scales.append(session.run(scale))
+      return weights, scales, session.run(tf.train.get_global_step())
+
+
+def test_scaling_the_loss_changes_no_update():
+  losses = [0.1, 2.0, -0.01]
+  weights, scales, step = scaled_training(losses)
+  factor = tf.placeholder(tf.float32, [])
+  a = variable("a", [1.0, -2.0])
+  train_op = optimization.create_optimizer(
+      tf.reduce_sum(a * [1.0, 3.0]) * factor, 0.1, 100, 0, False)
+  with started_session() as session:
+    for loss, weight in zip(losses, weights):
+      session.run(train_op, {factor: loss})
+      np.testing.assert_allclose(weight, session.run(a), rtol=1e-6)
+  assert scales == [1024.0] * 3 and step == 3
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), 1e36])
+def test_a_step_that_overflows_changes_nothing_but_the_scale(bad):
+  weights, scales, step = scaled_training([0.1, bad, bad, 0.1])
+  np.testing.assert_array_equal(weights[1], weights[0])
+  np.testing.assert_array_equal(weights[2], weights[0])
+  assert np.all(np.isfinite(weights[3])) and np.any(weights[3] != weights[0])
+  assert scales == [1024.0, 512.0, 256.0, 256.0]
+  assert step == 4
+
+
+def test_the_scale_doubles_after_enough_good_steps():
+  _, scales, _ = scaled_training(
+      [0.1, 0.1, float("inf"), 0.1, 0.1, 0.1, 0.1], growth_steps=3)
+  assert scales == [1024.0, 1024.0, 512.0, 512.0, 512.0, 1024.0, 1024.0]

@@ -129,6 +129,36 @@ def test_losses_and_gradients_equal_the_originals(golden, one_hot, real):
               err_msg=variable.op.name)
 
 
+def test_guessing_real_predictions_only_changes_nothing_else(golden):
+  placeholders = golden.placeholders()
+  outputs = []
+  with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+    model = modeling.BertModel(
+        golden.config, False, placeholders["input_ids"],
+        placeholders["input_mask"], placeholders["segment_ids"], scope="bert")
+    for real in (False, True):
+      found = run_pretraining.get_masked_lm_output(
+          golden.config, model.get_sequence_output(),
+          model.get_embedding_table(), placeholders["masked_lm_positions"],
+          placeholders["masked_lm_ids"], placeholders["masked_lm_weights"],
+          real)
+      outputs.append(list(found) + [
+          tf.convert_to_tensor(gradient) for gradient in
+          tf.gradients(found[0], tf.trainable_variables()[:-8])])
+  shares = []
+  with tf.Session() as session:
+    golden.load(session)
+    for feed in golden.feeds(placeholders):
+      every, real = session.run(outputs, feed)
+      weights = feed[placeholders["masked_lm_weights"]].ravel()
+      shares.append(np.mean(weights != 0))
+      every[1] = every[1] * (weights != 0)
+      every[2] = every[2] * (weights != 0)[:, None]
+      for left, right in zip(real, every):
+        np.testing.assert_allclose(left, right, rtol=0, atol=2e-6)
+  assert 0 in shares and any(0 < share < 1 for share in shares)
+
+
 def test_a_batch_without_predictions_has_no_masked_lm_loss(golden):
   placeholders = golden.placeholders()
   outputs = build_outputs(golden.config, placeholders, False, True)
