@@ -76,6 +76,16 @@ def define_model_flags():
       "less precision. Weights, optimizer, normalisation, softmax and loss "
       "stay float32, and so do checkpoints. auto: bfloat16 where the processor "
       "or the GPU has it (a TPU always does), else float16 on a GPU.")
+  DEFINE_bool(
+      "use_xla", False,
+      "Let XLA compile whatever it can of the graph. For GPUs; on CPU the "
+      "parts that gain are compiled anyway.")
+  DEFINE_integer(
+      "intra_op_threads", 0,
+      "CPU threads that one operation is spread over; 0: one for each core.")
+  DEFINE_integer(
+      "inter_op_threads", 0,
+      "Operations that run at the same time; 0: as many as there are cores.")
 
 
 def define_tokenizer_flags(max_seq_length=128):
@@ -184,7 +194,8 @@ _ESTIMATOR_FLAGS = (
     "output_dir", "train_batch_size", "eval_batch_size", "predict_batch_size",
     "save_checkpoints_steps", "keep_checkpoint_max", "log_steps", "seed",
     "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
-    "num_tpu_cores", "iterations_per_loop")
+    "num_tpu_cores", "iterations_per_loop", "use_xla", "intra_op_threads",
+    "inter_op_threads")
 
 
 def estimator_arguments(flag_values):

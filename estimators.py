@@ -43,7 +43,8 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
                      save_checkpoints_steps=1000, keep_checkpoint_max=5,
                      log_steps=100, seed=None, use_tpu=False, tpu_name=None,
                      tpu_zone=None, gcp_project=None, master=None,
-                     num_tpu_cores=8, iterations_per_loop=1000):
+                     num_tpu_cores=8, iterations_per_loop=1000, use_xla=False,
+                     intra_op_threads=0, inter_op_threads=0):
   """A TPUEstimator, which without a TPU runs on GPU or CPU.
 
   Args:
@@ -65,6 +66,9 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
     master: str, TensorFlow master's address.
     num_tpu_cores: int.
     iterations_per_loop: int, steps a TPU runs before it returns to the host.
+    use_xla: bool, let XLA compile what it can of the graph; for GPUs.
+    intra_op_threads: int, threads of one operation; 0 is one for each core.
+    inter_op_threads: int, operations at a time; 0 is one for each core.
 
   Returns:
     tf.estimator.tpu.TPUEstimator.
@@ -92,6 +96,8 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       # loss; `ProgressHook` takes its place there.
       log_step_count_steps=log_steps if use_tpu else None,
       tf_random_seed=seed,
+      session_config=None if use_tpu else _session_config(
+          use_xla, intra_op_threads, inter_op_threads),
       tpu_config=tpu_config)
   return tf.estimator.tpu.TPUEstimator(
       use_tpu=use_tpu,
@@ -101,6 +107,21 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       train_batch_size=train_batch_size,
       eval_batch_size=eval_batch_size,
       predict_batch_size=predict_batch_size)
+
+
+def _session_config(use_xla, intra_op_threads, inter_op_threads):
+  """tf.ConfigProto, but for the arguments the one Estimator makes itself."""
+  config = tf.ConfigProto(
+      allow_soft_placement=True,
+      intra_op_parallelism_threads=intra_op_threads,
+      inter_op_parallelism_threads=inter_op_threads)
+  # Once over the graph: a second time takes seconds and finds next to nothing.
+  rewrites = config.graph_options.rewrite_options
+  rewrites.meta_optimizer_iterations = rewrites.ONE
+  if use_xla:
+    level = config.graph_options.optimizer_options
+    level.global_jit_level = level.ON_2
+  return config
 
 
 def train(estimator, input_fn, num_train_steps, batch_size, log_steps=100,

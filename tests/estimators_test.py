@@ -207,6 +207,22 @@ def test_settings_reach_the_estimator(tmp_path):
           config.model_dir) == (3, 0, 2, 11, str(tmp_path))
 
 
+def test_threads_and_xla_reach_the_session():
+  session = estimators.create_estimator(
+      model_fn=model_fn, output_dir=None).config.session_config
+  assert session.allow_soft_placement
+  assert (session.intra_op_parallelism_threads,
+          session.inter_op_parallelism_threads) == (0, 0)
+  assert session.graph_options.optimizer_options.global_jit_level == 0
+  session = estimators.create_estimator(
+      model_fn=model_fn, output_dir=None, use_xla=True, intra_op_threads=3,
+      inter_op_threads=2).config.session_config
+  assert (session.intra_op_parallelism_threads,
+          session.inter_op_parallelism_threads) == (3, 2)
+  options = session.graph_options.optimizer_options
+  assert options.global_jit_level == options.ON_2
+
+
 def test_the_estimators_defaults_are_the_originals():
   config = estimators.create_estimator(
       model_fn=model_fn, output_dir=None).config
