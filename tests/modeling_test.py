@@ -413,6 +413,16 @@ def test_gradients_of_real_tokens_are_the_same_in_both_forms(
   assert np.max(np.abs(expected[0])) > 0.05
 
 
+def test_a_sequence_that_starts_with_padding_pools_nothing():
+  model = create_model(
+      input_mask=[[0, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0] * 5], scope="bert",
+      real_tokens_only=True)
+  bias, = [v for v in tf.trainable_variables() if "pooler/dense/bias" in v.name]
+  pooled, bias = evaluate([model.get_pooled_output(), bias])
+  np.testing.assert_allclose(pooled[[0, 2]], np.tanh([bias, bias]), atol=1e-6)
+  assert np.abs(pooled[1] - np.tanh(bias)).max() > 0.1
+
+
 # Precision.
 
 
