@@ -64,14 +64,35 @@ def dense(matrix, kernel, bias):
   return compute(matrix, kernel, bias)
 
 
-def gelu(x):
-  """GELU in its tanh approximation, as `modeling.gelu`: float -> float."""
+def gelu_dense(pre, kernel, bias):
+  """gelu(pre) * kernel + bias, with GELU's tanh approximation.
+
+  Only `pre` waits for the backward pass, which computes its GELU again.
+
+  Args:
+    pre: float [M, D].
+    kernel: float32 [D, units].
+    bias: float32 [units].
+
+  Returns:
+    float [M, units], of the type of `pre`.
+  """
 
   @tf.custom_gradient
-  def compute(pre):
-    return _gelu(pre), lambda gradient: _gelu_gradient(pre, gradient)
+  def compute(pre, kernel, bias):
+    kernel = tf.cast(kernel, pre.dtype)
+    output = tf.nn.bias_add(
+        tf.matmul(_gelu(pre), kernel), tf.cast(bias, pre.dtype))
 
-  return compute(x)
+    def gradients(gradient):
+      by_pre, wide = _gelu_gradient(
+          pre, tf.matmul(gradient, kernel, transpose_b=True))
+      by_kernel = tf.matmul(wide, gradient, transpose_a=True)
+      return by_pre, tf.cast(by_kernel, tf.float32), _column_sums(gradient)
+
+    return output, gradients
+
+  return compute(pre, kernel, bias)
 
 
 def dropout_add_norm(branch, residual, gamma, beta, rate, epsilon):
@@ -123,36 +144,43 @@ def norm_dropout(x, gamma, beta, rate, epsilon):
   return compute(x, gamma, beta)
 
 
-def attention_probabilities(scores, query_mask, key_mask, score_scale, rate):
-  """dropout(softmax(scores * score_scale)) where there is something to see.
+def attention(query, key, value, query_mask, key_mask, rate):
+  """dropout(softmax(query * key / sqrt(H))) * value, in each head.
+
+  Of the probabilities only those before dropout wait for the backward pass.
 
   Args:
-    scores: float [B, N, F, T], products of queries and keys.
+    query: float [B, N, F, H].
+    key: float [B, N, T, H].
+    value: float [B, N, T, H].
     query_mask: int [B, F], 1 at real tokens and 0 at padding, whose
-      probabilities are all 0, with gradient 0.
+      result is 0, with gradient 0.
     key_mask: int [B, T], likewise; padding is not attended to.
-    score_scale: float.
     rate: float, share of the probabilities that dropout zeroes.
 
   Returns:
-    float [B, N, F, T].
+    float [B, N, F, H].
   """
+  score_scale = 1.0 / math.sqrt(query.shape.as_list()[-1])
   query_mask = tf.cast(query_mask, tf.float32)
   key_mask = tf.cast(key_mask, tf.float32)
 
   @tf.custom_gradient
-  def compute(scores):
+  def compute(query, key, value):
     seed = _draw_seed(rate)
     dropped, probabilities = _softmax_dropout(score_scale, rate)(
-        scores, query_mask, key_mask, seed)
+        tf.matmul(query, key, transpose_b=True), query_mask, key_mask, seed)
 
     def gradients(gradient):
-      return _softmax_dropout_gradient(score_scale, rate)(
-          gradient, probabilities, seed)
+      by_scores, dropped = _softmax_dropout_gradient(score_scale, rate)(
+          tf.matmul(gradient, value, transpose_b=True), probabilities, seed)
+      return (tf.matmul(by_scores, key),
+              tf.matmul(by_scores, query, transpose_a=True),
+              tf.matmul(dropped, gradient, transpose_a=True))
 
-    return dropped, gradients
+    return tf.matmul(dropped, value), gradients
 
-  return compute(scores)
+  return compute(query, key, value)
 
 
 # Pieces. Each is traced once and compiled for each shape it meets.
@@ -174,7 +202,8 @@ def _gelu_gradient(pre, gradient):
   tanh = _gelu_tanh(x)
   slope = math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * x * x)
   derivative = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
-  return _rounded(_float32(gradient) * derivative, gradient.dtype)
+  return (_rounded(_float32(gradient) * derivative, gradient.dtype),
+          _rounded(0.5 * x * (1.0 + tanh), pre.dtype))
 
 
 def _gelu_tanh(x):
@@ -276,7 +305,8 @@ def _softmax_dropout_gradient(score_scale, rate):
     p = _float32(probabilities)
     product = p * _dropout(_float32(gradient), rate, seed)
     total = tf.reduce_sum(product, -1, keepdims=True)
-    return _rounded((product - p * total) * score_scale, gradient.dtype)
+    return (_rounded((product - p * total) * score_scale, gradient.dtype),
+            _rounded(_dropout(p, rate, seed), gradient.dtype))
 
   return backward
 

@@ -739,7 +739,7 @@ def create_initializer(initializer_range=0.02):
 
 
 def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
-          is_fused=False):
+          fused=None):
   """activation(matrix * kernel + bias).
 
   Args:
@@ -749,7 +749,8 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
     activation: function or None.
     name: str, variable scope of `kernel` [D, units] and `bias` [units], which
       are float32.
-    is_fused: bool, take the gradient of `fused_ops`.
+    fused: None, or what computes matrix, kernel, bias to a result instead: a
+      function of `fused_ops`.
 
   Returns:
     float [M, units], of the matrix's type.
@@ -760,8 +761,8 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
         initializer=create_initializer(initializer_range))
     bias = tf.get_variable(
         "bias", [units], initializer=tf.zeros_initializer())
-    if is_fused:
-      output = fused_ops.dense(matrix, kernel, bias)
+    if fused:
+      output = fused(matrix, kernel, bias)
     else:
       output = tf.nn.bias_add(
           tf.matmul(matrix, tf.cast(kernel, matrix.dtype)),
@@ -1071,9 +1072,9 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
   """[M, D] -> [M, D], or [B, D] for first tokens only."""
   residual = layout.first_tokens(matrix) if first_tokens_only else matrix
 
-  def add_and_norm(branch, residual):
+  def add_and_norm(branch, residual, fused):
     output = dense(branch, settings.hidden_size, settings.initializer_range,
-                   is_fused=layout.is_fused)
+                   fused=fused)
     rate = settings.hidden_dropout
     if not layout.is_fused:
       return layer_norm(dropout(output, rate) + residual)
@@ -1083,20 +1084,20 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
         output, residual, gamma, beta, rate, LAYER_NORM_EPSILON)
 
   activation = settings.activation
-  if layout.is_fused and activation is gelu:
-    activation = fused_ops.gelu
+  fused = after_activation = fused_ops.dense if layout.is_fused else None
+  if fused and activation is gelu:
+    activation, after_activation = None, fused_ops.gelu_dense
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
       context = _self_attention(
           matrix, residual, layout, settings, first_tokens_only)
     with tf.variable_scope("output"):
-      attended = add_and_norm(context, residual)
+      attended = add_and_norm(context, residual, fused)
   with tf.variable_scope("intermediate"):
     wide = dense(attended, settings.intermediate_size,
-                 settings.initializer_range, activation,
-                 is_fused=layout.is_fused)
+                 settings.initializer_range, activation, fused=fused)
   with tf.variable_scope("output"):
-    return add_and_norm(wide, attended)
+    return add_and_norm(wide, attended, after_activation)
 
 
 def _self_attention(matrix, queries, layout, settings, first_tokens_only):
@@ -1116,7 +1117,7 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
   size, rate = width // num_heads, settings.attention_dropout
   query, key, value = [
       dense(rows, width, settings.initializer_range, name=name,
-            is_fused=layout.is_fused)
+            fused=fused_ops.dense if layout.is_fused else None)
       for name, rows in
       (("query", queries), ("key", matrix), ("value", matrix))]
   if first_tokens_only:
@@ -1126,11 +1127,11 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
   key = layout.split_heads(key, num_heads)
   value = layout.split_heads(value, num_heads)
   if layout.is_fused:
-    scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
     query_mask = layout.query_mask
-    context = tf.matmul(fused_ops.attention_probabilities(
-        scores, query_mask[:, :1] if first_tokens_only else query_mask,
-        layout.token_mask, 1.0 / math.sqrt(size), rate), value)
+    context = fused_ops.attention(
+        query, key, value,
+        query_mask[:, :1] if first_tokens_only else query_mask,
+        layout.token_mask, rate)
   else:
     context = _attend(query, key, value, layout.attention_mask, rate)
   if first_tokens_only:

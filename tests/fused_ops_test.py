@@ -46,10 +46,12 @@ def plain_norm(x, gamma, beta):
   return tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON)
 
 
-def plain_probabilities(scores):
+def plain_attention(query, key, value):
   mask = tf.constant(KEY_MASK, tf.float32)
   hidden = (1.0 - mask)[:, None, None, :] * fused_ops.MASKED_SCORE
-  return tf.nn.softmax(scores * 0.5 + hidden) * mask[:, None, :, None]
+  scores = tf.matmul(query, key, transpose_b=True) / 2.0
+  return tf.matmul(tf.nn.softmax(scores + hidden), value) * (
+      mask[:, None, :, None])
 
 
 def norm_inputs(dtype=tf.float32):
@@ -71,10 +73,18 @@ def fused_norm(rate):
       x, gamma, beta, rate, EPSILON)
 
 
-def fused_probabilities(rate):
+def fused_attention(rate):
   mask = tf.constant(KEY_MASK)
-  return lambda scores: fused_ops.attention_probabilities(
-      scores, mask, mask, 0.5, rate)
+  return lambda query, key, value: fused_ops.attention(
+      query, key, value, mask, mask, rate)
+
+
+def attention_inputs(dtype):
+  return [2.0 * normal([3, 2, 5, 4], seed, dtype) for seed in (1, 2, 3)]
+
+
+def dense_inputs(dtype):
+  return [2.0 * normal([6, 8], 1, dtype), normal([8, 4], 2), normal([4], 3)]
 
 
 # Name: the fused function of a rate, the plain one without dropout, inputs of
@@ -83,17 +93,16 @@ PIECES = {
     "dense": (
         lambda rate: fused_ops.dense,
         lambda matrix, kernel, bias: tf.matmul(matrix, kernel) + bias,
-        lambda dtype: [normal([6, 8], 1, dtype), normal([8, 4], 2),
-                       normal([4], 3)]),
-    "gelu": (lambda rate: fused_ops.gelu, modeling.gelu,
-             lambda dtype: [3.0 * normal([6, 8], 1, dtype)]),
+        dense_inputs),
+    "gelu_dense": (
+        lambda rate: fused_ops.gelu_dense,
+        lambda pre, kernel, bias: tf.matmul(
+            modeling.gelu(pre), kernel) + bias, dense_inputs),
     "dropout_add_norm": (
         fused_sum, lambda branch, residual, gamma, beta: plain_norm(
             branch + residual, gamma, beta), sum_inputs),
     "norm_dropout": (fused_norm, plain_norm, norm_inputs),
-    "attention_probabilities": (
-        fused_probabilities, plain_probabilities,
-        lambda dtype: [3.0 * normal([3, 2, 5, 5], 1, dtype)]),
+    "attention": (fused_attention, plain_attention, attention_inputs),
 }
 
 
@@ -126,15 +135,17 @@ def test_low_precision_only_rounds_what_goes_in_and_out(piece, dtype):
   actual, expected = run([actual, expected])
   # Values kept for the gradient are rounded, too.
   unit = 2.0 ** -8 if dtype == tf.bfloat16 else 2.0 ** -11
-  # A product's own operands are rounded.
-  atol = 8 * unit if fused is PIECES["dense"][0] else 1e-6
-  np.testing.assert_allclose(actual[0], expected[0], rtol=unit, atol=atol)
-  for left, right in zip(actual[1:], expected[1:]):
+  # What goes into a product is rounded, too.
+  has_product = fused in [
+      PIECES[name][0] for name in ("dense", "gelu_dense", "attention")]
+  if not has_product:
+    np.testing.assert_allclose(actual[0], expected[0], rtol=unit, atol=1e-6)
+  for left, right in zip(actual, expected):
     assert np.abs(left - right).max() < 4 * unit * np.abs(right).max()
 
 
 @pytest.mark.parametrize("name", [
-    "dropout_add_norm", "norm_dropout", "attention_probabilities"])
+    "dropout_add_norm", "norm_dropout", "attention"])
 def test_gradient_with_dropout_is_that_of_the_very_elements_kept(name):
   """By finite differences in float32, the seed being the same in each run."""
   fused, _, inputs = PIECES[name]
@@ -195,16 +206,13 @@ def test_dropout_is_new_in_each_step_and_repeats_with_the_seed():
 
 
 def test_padding_neither_attends_nor_is_attended_to():
-  scores = normal([3, 2, 5, 5], 1)
-  mask = np.array(KEY_MASK, bool)
-  output = fused_probabilities(0.0)(scores)
-  probabilities, gradient = run(
-      [output, tf.gradients(output * normal([3, 2, 5, 5], 2), scores)[0]])
-  seen = mask[:, None, :, None] & mask[:, None, None, :]
-  for values in (probabilities, gradient):
-    assert not np.any(values * ~seen)
-  np.testing.assert_allclose(
-      probabilities.sum(-1), np.repeat(mask[:, None], 2, 1), atol=1e-6)
+  inputs = attention_inputs(tf.float32)
+  mask = np.array(KEY_MASK, bool)[:, None, :, None]
+  output = fused_attention(0.0)(*inputs)
+  context, gradients = run([output, tf.gradients(
+      output * normal([3, 2, 5, 4], 5), inputs)])
+  for values in [context] + gradients:
+    assert np.any(values * mask) and not np.any(values * ~mask)
 
 
 def test_rounding_is_to_the_nearest_and_leaves_infinity_and_nan():
