@@ -290,6 +290,9 @@ def choose_compute_dtype(mixed_precision, use_tpu):
 
   Returns:
     tf.float32, tf.bfloat16 or tf.float16.
+
+  Raises:
+    ValueError: float16 on a TPU.
   """
   if mixed_precision == "none":
     return tf.float32
@@ -299,6 +302,9 @@ def choose_compute_dtype(mixed_precision, use_tpu):
                     best.name, reason)
     return best
   chosen = tf.as_dtype(mixed_precision)
+  if use_tpu and chosen == tf.float16:
+    raise ValueError("--mixed_precision=float16: a TPU does not have float16. "
+                     "Give bfloat16.")
   tf.logging.info("Computing in %s, as --mixed_precision says.", chosen.name)
   if chosen != best:
     tf.logging.warning(

@@ -234,6 +234,7 @@ class _PaddedTokens:
   def __init__(self, input_mask, is_fused=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
     self.is_fused = is_fused
+    self.product = fused_ops.dense if is_fused else fused_ops.affine
     self.token_mask = input_mask
     # Padding attends to real tokens, too: that result can be asked for.
     self.query_mask = tf.ones_like(input_mask)
@@ -246,9 +247,12 @@ class _PaddedTokens:
 
   def to_sequences(self, matrix):
     """[M, D] -> float32 [B, T, D]."""
+    return tf.cast(self._unflatten(matrix), tf.float32)
+
+  def _unflatten(self, matrix):
     depth = matrix.shape.as_list()[-1]
-    return tf.cast(tf.reshape(
-        matrix, [self.batch_size, self.length, depth]), tf.float32)  # [B, T, D]
+    return tf.reshape(
+        matrix, [self.batch_size, self.length, depth])  # [B, T, D]
 
   def split_heads(self, matrix, num_heads):
     """[M, N * H] -> [B, N, T, H]."""
@@ -265,9 +269,7 @@ class _PaddedTokens:
 
   def first_tokens(self, matrix):
     """[M, D] -> [B, D]."""
-    depth = matrix.shape.as_list()[-1]
-    return tf.squeeze(tf.reshape(
-        matrix, [self.batch_size, self.length, depth])[:, 0:1, :], axis=1)
+    return tf.squeeze(self._unflatten(matrix)[:, 0:1, :], axis=1)
 
   def position_embeddings(self, table):
     """[P, D] -> [M, D], a row for each token."""
@@ -290,6 +292,7 @@ class _RealTokens:
   def __init__(self, input_mask, is_fused=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
     self.is_fused = is_fused
+    self.product = fused_ops.dense if is_fused else fused_ops.affine
     is_real = tf.greater(input_mask, 0)
     self.longest = 1 + tf.reduce_max(
         tf.where(is_real, tf.zeros_like(input_mask) + tf.range(self.length),
@@ -316,8 +319,8 @@ class _RealTokens:
         tf.cast(has_row, tf.int32), [-1]), exclusive=True)  # [B * T]
     row_numbers = tf.reshape(
         row_numbers, [self.batch_size, self.length])  # [B, T]
-    self.num_rows = tf.shape(where)[0]
-    self._rows = tf.minimum(row_numbers, self.num_rows - 1)[:, :self.longest]
+    last = tf.shape(where)[0] - 1
+    self._rows = tf.minimum(row_numbers, last)[:, :self.longest]
     self._is_real = tf.cast(is_real, tf.float32)
     self._head_indices = {}
 
@@ -364,9 +367,8 @@ class _RealTokens:
     return self._head_indices[num_heads]
 
   def first_tokens(self, matrix):
-    """[M, D] -> [B, D]; zeros for a sequence whose first token is padding."""
-    first = _take_rows(matrix, self._rows[:, 0])  # [B, D]
-    return self.clear_padding(first)
+    """[M, D] -> [B, D]; any row for a sequence that starts with padding."""
+    return _take_rows(matrix, self._rows[:, 0])
 
   def clear_padding(self, first):
     """[B, D] -> it with zeros where a sequence starts with padding."""
@@ -389,7 +391,7 @@ def _add_rows(has_row, longest):
   """Adds padding to the rows computed, for their number to take few values.
 
   That is a multiple of a power of two which is at most a sixteenth of it, so
-  at most a sixteenth more than before.
+  less than a sixteenth more than before (all up to `longest`, if that is less).
 
   Args:
     has_row: bool [B, T], which positions are computed already.
@@ -401,8 +403,8 @@ def _add_rows(has_row, longest):
   batch_size, length = get_shape_list(has_row)
   num_rows = tf.reduce_sum(tf.cast(has_row, tf.int32))
   unit = tf.bitwise.left_shift(1, tf.cast(
-      tf.math.log(tf.cast(num_rows, tf.float32) / 16.0 + 1.0) / math.log(2.0),
-      tf.int32))
+      tf.math.log(tf.maximum(tf.cast(num_rows, tf.float32) / 16.0, 1.0))
+      / math.log(2.0), tf.int32))
   wanted = _round_up(num_rows, unit) - num_rows
   is_spare = tf.logical_and(
       tf.logical_not(has_row), tf.less(tf.range(length), longest))
@@ -739,7 +741,7 @@ def create_initializer(initializer_range=0.02):
 
 
 def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
-          fused=None):
+          product=fused_ops.affine):
   """activation(matrix * kernel + bias).
 
   Args:
@@ -749,8 +751,8 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
     activation: function or None.
     name: str, variable scope of `kernel` [D, units] and `bias` [units], which
       are float32.
-    fused: None, or what computes matrix, kernel, bias to a result instead: a
-      function of `fused_ops`.
+    product: `fused_ops.affine`, or another function of matrix, kernel and
+      bias there.
 
   Returns:
     float [M, units], of the matrix's type.
@@ -761,12 +763,7 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
         initializer=create_initializer(initializer_range))
     bias = tf.get_variable(
         "bias", [units], initializer=tf.zeros_initializer())
-    if fused:
-      output = fused(matrix, kernel, bias)
-    else:
-      output = tf.nn.bias_add(
-          tf.matmul(matrix, tf.cast(kernel, matrix.dtype)),
-          tf.cast(bias, matrix.dtype))
+    output = product(matrix, kernel, bias)
     return activation(output) if activation else output
 
 
@@ -929,8 +926,8 @@ def attention_layer(from_tensor, to_tensor, attention_mask=None,
   Raises:
     ValueError: ranks differ, or a size needed is not given.
   """
-  from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
-  to_shape = get_shape_list(to_tensor, expected_rank=[2, 3])
+  from_shape, to_shape = [get_shape_list(tensor, expected_rank=[2, 3])
+                          for tensor in (from_tensor, to_tensor)]
   if len(from_shape) != len(to_shape):
     raise ValueError(
         "`from_tensor` and `to_tensor` must be of one rank, not %d and %d."
@@ -1072,9 +1069,9 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
   """[M, D] -> [M, D], or [B, D] for first tokens only."""
   residual = layout.first_tokens(matrix) if first_tokens_only else matrix
 
-  def add_and_norm(branch, residual, fused):
+  def add_and_norm(branch, residual, product):
     output = dense(branch, settings.hidden_size, settings.initializer_range,
-                   fused=fused)
+                   product=product)
     rate = settings.hidden_dropout
     if not layout.is_fused:
       return layer_norm(dropout(output, rate) + residual)
@@ -1083,19 +1080,19 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
     return fused_ops.dropout_add_norm(
         output, residual, gamma, beta, rate, LAYER_NORM_EPSILON)
 
-  activation = settings.activation
-  fused = after_activation = fused_ops.dense if layout.is_fused else None
-  if fused and activation is gelu:
+  activation, product = settings.activation, layout.product
+  after_activation = product
+  if layout.is_fused and activation is gelu:
     activation, after_activation = None, fused_ops.gelu_dense
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
       context = _self_attention(
           matrix, residual, layout, settings, first_tokens_only)
     with tf.variable_scope("output"):
-      attended = add_and_norm(context, residual, fused)
+      attended = add_and_norm(context, residual, product)
   with tf.variable_scope("intermediate"):
     wide = dense(attended, settings.intermediate_size,
-                 settings.initializer_range, activation, fused=fused)
+                 settings.initializer_range, activation, product=product)
   with tf.variable_scope("output"):
     return add_and_norm(wide, attended, after_activation)
 
@@ -1117,7 +1114,7 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
   size, rate = width // num_heads, settings.attention_dropout
   query, key, value = [
       dense(rows, width, settings.initializer_range, name=name,
-            fused=fused_ops.dense if layout.is_fused else None)
+            product=layout.product)
       for name, rows in
       (("query", queries), ("key", matrix), ("value", matrix))]
   if first_tokens_only:

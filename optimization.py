@@ -85,7 +85,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
     scale_loss: bool, for float16, in which small gradients vanish: take the
       gradients of a multiple of the loss. A step whose gradients overflow
       changes nothing but the multiple, which is halved (Micikevicius et al.,
-      "Mixed Precision Training", arXiv:1710.03740, section 3.2).
+      "Mixed Precision Training", arXiv:1710.03740, section 3.2). Not on TPU.
 
   Returns:
     A `tf.Operation` that updates the variables, then increments the global
@@ -99,6 +99,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   rate = learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step)
   _publish_learning_rate(rate, use_tpu)
   variables = tf.trainable_variables()
+  if scale_loss and use_tpu:
+    raise ValueError("A loss is scaled for float16, which TPUs do not have.")
   scale = LossScale() if scale_loss else None
   gradients = tf.gradients(
       loss * scale.value if scale else loss, variables)
@@ -116,16 +118,20 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
     optimizer = tf.tpu.CrossShardOptimizer(
         AdamWeightDecayOptimizer(**settings))
   else:
+    norm = tf.linalg.global_norm(gradients)
+    if scale:
+      gradient_scale = _clipping_factor(
+          norm / scale.value, _CLIP_NORM) / scale.value
+    else:
+      gradient_scale = _clipping_factor(norm, _CLIP_NORM)
     optimizer = AdamWeightDecayOptimizer(
-        gradient_scale=_clipping_factor(
-            gradients, _CLIP_NORM, 1.0 / scale.value if scale else None),
-        **settings)
+        gradient_scale=gradient_scale, **settings)
 
   def update():
     return optimizer.apply_gradients(
         zip(gradients, variables), global_step=global_step)
 
-  updates = scale.update(gradients, update) if scale else update()
+  updates = scale.update(norm, update) if scale else update()
   # After the updates, because they read the rate, which reads the step.
   with tf.control_dependencies([updates]):
     return tf.group(global_step.assign_add(1))
@@ -160,18 +166,16 @@ class LossScale:
     # Read once, before the step changes it.
     self.value = tf.identity(self._value)
 
-  def update(self, gradients, apply_gradients):
+  def update(self, norm, apply_gradients):
     """Applies finite gradients; else lowers the scale.
 
     Args:
-      gradients: list of tensors, of the scaled loss.
+      norm: float scalar, global norm of the scaled loss's gradients.
       apply_gradients: function that makes the operation.
 
     Returns:
       A tensor that is there when the step is done.
     """
-    is_finite = tf.is_finite(tf.linalg.global_norm(gradients))
-
     def apply():
       with tf.control_dependencies([apply_gradients()]):
         grows = self._good_steps + 1.0 >= self._growth_steps
@@ -181,24 +185,18 @@ class LossScale:
     def skip():
       return tf.maximum(0.5 * self.value, 1.0), tf.zeros([])
 
-    value, good_steps = tf.cond(is_finite, apply, skip)
+    value, good_steps = tf.cond(tf.is_finite(norm), apply, skip)
     return tf.group(self._value.assign(value),
                     self._good_steps.assign(good_steps))
 
 
-def _clipping_factor(gradients, clip_norm, gradient_scale=None):
-  """Returns what to multiply the gradients by, as `tf.clip_by_global_norm`.
+def _clipping_factor(norm, clip_norm):
+  """What to multiply gradients of that norm by, as `tf.clip_by_global_norm`.
 
   It is not a number if the norm is not finite, so that overflow shows in every
-  weight instead of being hidden by the clipping. `gradient_scale`, a scalar, is
-  another factor, which the clipping takes into account.
+  weight instead of being hidden by the clipping.
   """
-  norm = tf.linalg.global_norm(gradients)
-  if gradient_scale is not None:
-    norm *= gradient_scale
   factor = clip_norm * tf.minimum(1.0 / norm, 1.0 / clip_norm)
-  if gradient_scale is not None:
-    factor *= gradient_scale
   not_a_number = tf.fill(tf.shape(norm), float("nan"))
   return tf.where(tf.is_finite(norm), factor, not_a_number)
 

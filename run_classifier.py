@@ -738,8 +738,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   output_bias = tf.get_variable(
       "output_bias", [num_labels], initializer=tf.zeros_initializer())
   with tf.variable_scope("loss"):
-    if is_training:
-      pooled = modeling.dropout(pooled, 0.1)
+    pooled = modeling.dropout(pooled, 0.1 if is_training else 0.0)
     logits = tf.nn.bias_add(
         tf.matmul(pooled, output_weights, transpose_b=True), output_bias)
     probabilities = logits if is_regression else tf.nn.softmax(logits)

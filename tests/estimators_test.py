@@ -531,3 +531,5 @@ def test_a_precision_that_the_device_lacks_is_warned_of(monkeypatch, log):
   assert estimators.choose_compute_dtype("bfloat16", False) == tf.bfloat16
   assert "will be slow" in log[-1] and "float32 is best" in log[-1]
   assert estimators.choose_compute_dtype("auto", True) == tf.bfloat16
+  with pytest.raises(ValueError, match="TPU does not have float16"):
+    estimators.choose_compute_dtype("float16", True)

@@ -413,6 +413,54 @@ def test_gradients_of_real_tokens_are_the_same_in_both_forms(
   assert np.max(np.abs(expected[0])) > 0.05
 
 
+def batch_of_lengths(lengths, width=64):
+  mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int32)
+  ids = np.random.RandomState(3).randint(1, 11, mask.shape) * mask
+  return {"input_ids": ids.tolist(), "input_mask": mask.tolist(),
+          "token_type_ids": None, "scope": "bert", "real_tokens_only": True}
+
+
+def test_rows_of_padding_that_round_their_number_up_change_nothing(
+    monkeypatch):
+  lengths = np.random.RandomState(2).randint(5, 41, 24)
+  config = create_config(hidden_dropout_prob=0.0, max_position_embeddings=64,
+                         attention_probs_dropout_prob=0.0)
+  found, rows = [], []
+  with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+    for width in (1 << 30, 1):
+      monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", width)
+      model = create_model(config, True, **batch_of_lengths(lengths))
+      loss = tf.reduce_sum(model.get_sequence_output()[:, :, 0] ** 3)
+      loss += tf.reduce_sum(model.get_pooled_output())
+      found.append([model.get_sequence_output(), model.get_pooled_output()] + [
+          tf.convert_to_tensor(gradient) for gradient in
+          tf.gradients(loss, tf.trainable_variables())])
+      layout = modeling._RealTokens(
+          tf.constant(batch_of_lengths(lengths)["input_mask"]), width == 1)
+      rows.append([tf.size(layout.positions), layout.longest])
+  (plain, fused), (exact, rounded) = evaluate([found, rows])
+  for left, right in zip(fused, plain):
+    np.testing.assert_allclose(
+        left, right, rtol=0, atol=1e-5 * max(1.0, np.abs(right).max()))
+  assert list(exact) == [lengths.sum(), lengths.max()]
+  assert exact[0] < rounded[0] <= exact[0] * 17 / 16
+  assert rounded[0] % 32 == 0 and exact[0] % 32 and rounded[1] == 48
+
+
+@pytest.mark.parametrize("lengths, rows", [
+    ([1], 1), ([64] * 3, 192), ([5, 4, 3], 12), ([33], 34), ([40, 23], 64),
+    ([63, 60, 64, 64], 256), ([64, 1, 1, 64], 136)])
+def test_the_number_of_rows_takes_few_values(lengths, rows):
+  layout = modeling._RealTokens(
+      tf.constant(batch_of_lengths(lengths)["input_mask"]), True)
+  with tf.Session() as session:
+    positions, flat = session.run([layout.positions, layout.flat_indices])
+  assert len(positions) == len(set(flat)) == rows
+  taken = set(flat)
+  assert all(64 * row + column in taken for row, length in enumerate(lengths)
+             for column in range(length))
+
+
 def test_a_sequence_that_starts_with_padding_pools_nothing():
   model = create_model(
       input_mask=[[0, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0] * 5], scope="bert",

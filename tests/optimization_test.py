@@ -429,6 +429,12 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(bad):
   assert step == 4
 
 
+def test_a_scaled_loss_is_refused_on_a_tpu():
+  loss = tf.reduce_sum(variable("a", [1.0]))
+  with pytest.raises(ValueError, match="float16"):
+    optimization.create_optimizer(loss, 0.1, 10, 0, True, scale_loss=True)
+
+
 def test_the_scale_doubles_after_enough_good_steps():
   _, scales, _ = scaled_training(
       [0.1, 0.1, float("inf"), 0.1, 0.1, 0.1, 0.1], growth_steps=3)

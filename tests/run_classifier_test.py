@@ -926,6 +926,44 @@ def test_the_log_has_the_lines_people_look_for(trained):
   assert any("step 6/6 (100.0%), loss = " in line for line in trained[1])
 
 
+def test_results_of_batches_by_length_are_in_the_order_of_the_examples(
+    trained, mrpc, model_files, tmp_path):
+  """The texts differ in length, so that batches of 2 and of 6 mix them."""
+  rows = []
+  for size in (1, 2, 6):
+    output_dir = tmp_path / str(size)
+    run(model_files, data_dir=str(mrpc), output_dir=str(output_dir),
+        init_checkpoint=str(trained[0]), do_predict=True,
+        predict_batch_size=size)
+    rows.append(np.loadtxt(str(output_dir / "test_results.tsv")))
+  assert len({tuple(row) for row in rows[0].round(5)}) > 3
+  for other in rows[1:]:
+    np.testing.assert_allclose(other, rows[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("fused_width", [1, 1 << 30])
+def test_half_precision_trains_to_the_same_kind_of_checkpoint(
+    trained, mrpc, model_files, tmp_path, monkeypatch, precision,
+    fused_width):
+  monkeypatch.setattr(
+      run_classifier.modeling, "MIN_FUSED_WIDTH", fused_width)
+  log = run(model_files, data_dir=str(mrpc), output_dir=str(tmp_path),
+            do_train=True, do_eval=True, mixed_precision=precision,
+            group_by_length=True)
+  assert any("Computing in %s" % precision in line for line in log)
+  assert dict(tf.train.list_variables(str(tmp_path))) == dict(
+      tf.train.list_variables(str(trained[0])))
+  first, last = [tf.train.load_checkpoint(
+      str(tmp_path / ("model.ckpt-%d" % step))) for step in (0, 6)]
+  for name in first.get_variable_to_shape_map():
+    value = last.get_tensor(name)
+    assert np.all(np.isfinite(value)), name
+    # A key's bias shifts all scores of a query alike, and has no gradient.
+    if "key/bias" not in name and "position" not in name:
+      assert np.any(value != first.get_tensor(name)), name
+
+
 def test_checkpoints_hold_the_originals_names_and_shapes(trained):
   shapes = dict(tf.train.list_variables(str(trained[0])))
   assert shapes["output_weights"] == [2, 8]
