@@ -16,11 +16,7 @@ import optimization
 GOLDENS = os.path.join(os.path.dirname(__file__), "goldens")
 ENCODER_VARIABLES_PER_LAYER = 16
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 def shapes_in_graph():

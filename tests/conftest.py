@@ -6,6 +6,8 @@ are skipped, with a message, where it is absent:
 
   def test_something_on_real_text(data_dir):
     path = os.path.join(data_dir, "text", "wiki.sentences.txt")
+
+`graph` and `seeded_graph` keep one test's graph from another's.
 """
 
 import os
@@ -23,3 +25,20 @@ def data_dir():
     pytest.skip("No test data in %s; BERT_TEST_DATA may name another "
                 "place." % path)
   return path
+
+
+@pytest.fixture
+def graph():
+  """A new default graph, for the test alone."""
+  # Not all tests need TensorFlow, whose import takes seconds.
+  import tensorflow.compat.v1 as tf
+  with tf.Graph().as_default() as new_graph:
+    yield new_graph
+
+
+@pytest.fixture
+def seeded_graph(graph):
+  """The same; random values repeat from one run of the tests to the next."""
+  import tensorflow.compat.v1 as tf
+  tf.set_random_seed(1)
+  return graph

@@ -19,11 +19,7 @@ import modeling
 TRAIN = estimators.ModeKeys.TRAIN
 PREDICT = estimators.ModeKeys.PREDICT
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 @pytest.fixture

@@ -14,12 +14,7 @@ RATE = 0.25
 EPSILON = modeling.LAYER_NORM_EPSILON
 KEY_MASK = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    tf.set_random_seed(1)
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("seeded_graph")
 
 
 def normal(shape, seed, dtype=tf.float32):

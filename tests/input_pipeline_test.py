@@ -13,11 +13,7 @@ import input_pipeline
 
 BOM = b"\xef\xbb\xbf"
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 @pytest.fixture

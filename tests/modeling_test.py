@@ -21,12 +21,7 @@ INPUT_IDS = [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 9, 10, 0, 0]]
 INPUT_MASK = [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
 TOKEN_TYPE_IDS = [[0, 0, 0, 1, 1], [0, 1, 0, 0, 0], [0, 1, 2, 0, 0]]
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    tf.set_random_seed(1)
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("seeded_graph")
 
 
 def create_config(**changes):

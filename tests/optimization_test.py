@@ -11,11 +11,7 @@ import optimization
 
 GOLDENS = os.path.join(os.path.dirname(__file__), "goldens")
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "compiled"])

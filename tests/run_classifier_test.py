@@ -38,11 +38,7 @@ CONFIG = {
     "type_vocab_size": 2, "initializer_range": 0.02,
 }
 
-
-@pytest.fixture(autouse=True)
-def graph():
-  with tf.Graph().as_default() as new_graph:
-    yield new_graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 class Log(list):
