@@ -606,7 +606,8 @@ def model_fn_builder(bert_config, init_checkpoint, layer_indexes, use_tpu,
         input_mask=features["input_mask"],
         token_type_ids=features["input_type_ids"],
         use_one_hot_embeddings=use_one_hot_embeddings,
-        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype)
+        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype,
+        inference_kernels=not use_tpu)
     predictions = {"unique_id": features["unique_ids"]}
     if pooling == "pooler":
       predictions[POOLED_OUTPUT] = model.get_pooled_output()

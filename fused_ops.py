@@ -20,6 +20,8 @@ import math
 
 import tensorflow.compat.v1 as tf
 
+import onednn_ops
+
 # Added to the attention scores of masked positions, before the softmax.
 MASKED_SCORE = -10000.0
 
@@ -70,20 +72,26 @@ def dense(matrix, kernel, bias):
 def gelu_dense(pre, kernel, bias):
   """`affine` of gelu(pre), with GELU's tanh approximation.
 
-  Only `pre`, float [M, D], waits for the backward pass, which computes its
-  GELU again.
+  In float32 only `pre`, float [M, D], waits for the backward pass, which
+  computes its GELU again.
   """
 
   @tf.custom_gradient
   def compute(pre, kernel, bias):
     kernel = tf.cast(kernel, pre.dtype)
+    wide = _gelu(pre)
+    kept = wide if _is_kept(pre.dtype) else None
 
     def gradients(gradient):
-      by_pre, wide = _gelu_gradient(
+      by_pre = _gelu_gradient(
           pre, tf.matmul(gradient, kernel, transpose_b=True))
+      wide = kept
+      if wide is None:
+        with tf.control_dependencies([gradient]):  # Not before it is needed.
+          wide = _gelu(pre)
       return by_pre, _kernel_gradient(wide, gradient), _column_sums(gradient)
 
-    return affine(_gelu(pre), kernel, bias), gradients
+    return affine(wide, kernel, bias), gradients
 
   return compute(pre, kernel, bias)
 
@@ -140,7 +148,7 @@ def norm_dropout(x, gamma, beta, rate, epsilon):
 def attention(query, key, value, query_mask, key_mask, rate):
   """dropout(softmax(query * key / sqrt(H))) * value, in each head.
 
-  Of the probabilities only those before dropout wait for the backward pass.
+  In float32 only the probabilities before dropout wait for the backward pass.
 
   Args:
     query: float [B, N, F, H].
@@ -154,19 +162,24 @@ def attention(query, key, value, query_mask, key_mask, rate):
   Returns:
     float [B, N, F, H].
   """
-  score_scale = 1.0 / math.sqrt(query.shape.as_list()[-1])
   query_mask = tf.cast(query_mask, tf.float32)
-  key_mask = tf.cast(key_mask, tf.float32)
+  score_scale = _score_scale(query)
 
   @tf.custom_gradient
   def compute(query, key, value):
     seed = _draw_seed(rate)
-    dropped, probabilities = _softmax_dropout(score_scale, rate)(
-        tf.matmul(query, key, transpose_b=True), query_mask, key_mask, seed)
+    probabilities = attention_probabilities(query, key, key_mask)
+    dropped = _mask_dropout(rate)(probabilities, query_mask, seed)
+    kept = dropped if _is_kept(query.dtype) else None
 
     def gradients(gradient):
-      by_scores, dropped = _softmax_dropout_gradient(score_scale, rate)(
-          tf.matmul(gradient, value, transpose_b=True), probabilities, seed)
+      by_scores = _softmax_dropout_gradient(score_scale, rate)(
+          tf.matmul(gradient, value, transpose_b=True), probabilities,
+          query_mask, seed)
+      dropped = kept
+      if dropped is None:
+        with tf.control_dependencies([gradient]):
+          dropped = _mask_dropout(rate)(probabilities, query_mask, seed)
       return (tf.matmul(by_scores, key),
               tf.matmul(by_scores, query, transpose_a=True),
               tf.matmul(dropped, gradient, transpose_a=True))
@@ -174,6 +187,40 @@ def attention(query, key, value, query_mask, key_mask, rate):
     return tf.matmul(dropped, value), gradients
 
   return compute(query, key, value)
+
+
+def attention_probabilities(query, key, key_mask):
+  """softmax(query * key / sqrt(H)), in each head; no gradient.
+
+  Args:
+    query: float [B, N, F, H].
+    key: float [B, N, T, H].
+    key_mask: int [B, T], 1 at real tokens and 0 at padding, which gets none.
+
+  Returns:
+    float [B, N, F, T].
+  """
+  scale, dtype = _score_scale(query), query.dtype
+  hidden = (1.0 - tf.cast(key_mask, tf.float32)) * MASKED_SCORE
+  hidden = hidden[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
+  if onednn_ops.are_available() and dtype in onednn_ops.DTYPES:
+    return tf.nn.softmax(onednn_ops.scores(
+        query, key, scale, tf.cast(hidden, dtype)))
+  scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
+  return tf.cast(tf.nn.softmax(scores * scale + hidden), dtype)
+
+
+def _score_scale(query):
+  return 1.0 / math.sqrt(query.shape.as_list()[-1])
+
+
+def _is_kept(dtype):
+  """Whether to keep what the backward pass could compute again.
+
+  With 16 bits it costs little memory, and all else is so fast that computing
+  it again would show.
+  """
+  return dtype.size < 4
 
 
 # Pieces. Each is traced once and compiled for each shape it meets.
@@ -195,8 +242,7 @@ def _gelu_gradient(pre, gradient):
   tanh = _gelu_tanh(x)
   slope = math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * x * x)
   derivative = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
-  return (_rounded(_float32(gradient) * derivative, gradient.dtype),
-          _rounded(0.5 * x * (1.0 + tanh), pre.dtype))
+  return _rounded(_float32(gradient) * derivative, gradient.dtype)
 
 
 def _gelu_tanh(x):
@@ -268,24 +314,30 @@ def _normalize_gradient(gradient, normal, scale, gamma):
   """Gradients of x, and of gamma before its sum over rows; both [M, D]."""
   by_gamma = gradient * normal
   by_normal = gradient * gamma
-  projection = tf.reduce_mean(by_normal * normal, -1, keepdims=True)
-  mean = tf.reduce_mean(by_normal, -1, keepdims=True)
+  projection = _row_means(by_normal * normal)
+  mean = _row_means(by_normal)
   return scale * (by_normal - mean - normal * projection), by_gamma
 
 
+def _row_means(matrix):
+  """[M, D] -> [M, 1], adding halves of rows while those are long.
+
+  XLA adds up a row one number after the other, halves many at a time.
+  """
+  depth = width = matrix.shape.as_list()[1]
+  while width > 16 and width % 2 == 0:
+    width //= 2
+    matrix = matrix[:, :width] + matrix[:, width:]
+  return tf.reduce_sum(matrix, -1, keepdims=True) * (1.0 / depth)
+
+
 @functools.lru_cache(maxsize=None)
-def _softmax_dropout(score_scale, rate):
+def _mask_dropout(rate):
 
   @_compiled
-  def forward(scores, query_mask, key_mask, seed):
-    keys = key_mask[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
-    queries = query_mask[:, tf.newaxis, :, tf.newaxis]  # [B, 1, F, 1]
-    x = _float32(scores) * score_scale + (1.0 - keys) * MASKED_SCORE
-    exponentials = tf.exp(x - tf.reduce_max(x, -1, keepdims=True))
-    factor = queries / tf.reduce_sum(exponentials, -1, keepdims=True)
-    probabilities = exponentials * factor
-    return (_rounded(_dropout(probabilities, rate, seed), scores.dtype),
-            _rounded(probabilities, scores.dtype))
+  def forward(probabilities, query_mask, seed):
+    p = _masked(probabilities, query_mask)
+    return _rounded(_dropout(p, rate, seed), probabilities.dtype)
 
   return forward
 
@@ -294,14 +346,19 @@ def _softmax_dropout(score_scale, rate):
 def _softmax_dropout_gradient(score_scale, rate):
 
   @_compiled
-  def backward(gradient, probabilities, seed):
-    p = _float32(probabilities)
+  def backward(gradient, probabilities, query_mask, seed):
+    p = _masked(probabilities, query_mask)
     product = p * _dropout(_float32(gradient), rate, seed)
     total = tf.reduce_sum(product, -1, keepdims=True)
-    return (_rounded((product - p * total) * score_scale, gradient.dtype),
-            _rounded(_dropout(p, rate, seed), gradient.dtype))
+    return _rounded((product - p * total) * score_scale, gradient.dtype)
 
   return backward
+
+
+def _masked(probabilities, query_mask):
+  """[B, N, F, T], [B, F] -> float32 with zeros where the query is padding."""
+  queries = query_mask[:, tf.newaxis, :, tf.newaxis]  # [B, 1, F, 1]
+  return _float32(probabilities) * queries
 
 
 # What pieces are made of.
@@ -352,8 +409,9 @@ def _hash(shape, seed):
   MurmurHash3 (public domain).
   """
   index = tf.reshape(tf.range(tf.reduce_prod(shape)), shape)
-  bits = tf.cast(index, tf.uint32) * tf.constant(0x9E3779B1, tf.uint32)
-  bits += seed[0]
+  # The seed first: XLA would make the rest a table of the whole shape.
+  bits = tf.cast(index, tf.uint32) + seed[0]
+  bits *= tf.constant(0x9E3779B1, tf.uint32)
   bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 16))
   bits *= tf.constant(0x85EBCA6B, tf.uint32)
   bits = tf.bitwise.bitwise_xor(bits, seed[1])

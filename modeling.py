@@ -22,6 +22,7 @@ Letters in shapes:
 
 import collections
 import copy
+import functools
 import json
 import math
 import re
@@ -30,6 +31,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import fused_ops
+import onednn_ops
 
 LAYER_NORM_EPSILON = 1e-12
 
@@ -151,6 +153,9 @@ class BertModel:
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, type of the encoder's
       activations and products. Variables, LayerNorm's statistics, softmax,
       the pooler and all outputs are float32.
+    inference_kernels: bool, use those of `onednn_ops.py` where they are
+      available: faster prediction on CPUs, in graphs that are neither
+      exported nor differentiated. Local variables must be initialised, too.
 
   Raises:
     ValueError: the heads do not divide the hidden size, the activation is
@@ -159,7 +164,8 @@ class BertModel:
 
   def __init__(self, config, is_training, input_ids, input_mask=None,
                token_type_ids=None, use_one_hot_embeddings=False, scope=None,
-               real_tokens_only=False, compute_dtype=tf.float32):
+               real_tokens_only=False, compute_dtype=tf.float32,
+               inference_kernels=False):
     settings = _EncoderSettings(
         config.hidden_size, config.num_hidden_layers,
         config.num_attention_heads, config.intermediate_size,
@@ -173,11 +179,15 @@ class BertModel:
       token_type_ids = tf.zeros(shape, tf.int32)
     is_fused = (is_training and config.hidden_size >= MIN_FUSED_WIDTH and
                 fused_ops.is_available())
+    is_inferred = (inference_kernels and not is_training and
+                   compute_dtype in onednn_ops.DTYPES and
+                   onednn_ops.are_available())
     if real_tokens_only:
-      layout = _RealTokens(input_mask, is_fused)
+      layout = _RealTokens(input_mask, is_fused, is_inferred)
     else:
       layout = _PaddedTokens(
-          input_mask, is_fused and shape == input_ids.shape.as_list())
+          input_mask, is_fused and shape == input_ids.shape.as_list(),
+          is_inferred)
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
@@ -229,12 +239,12 @@ class _PaddedTokens:
   Args:
     input_mask: int [B, T].
     is_fused: bool, whether to use `fused_ops`.
+    is_inferred: bool, whether to use `onednn_ops`.
   """
 
-  def __init__(self, input_mask, is_fused=False):
+  def __init__(self, input_mask, is_fused=False, is_inferred=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
-    self.is_fused = is_fused
-    self.product = fused_ops.dense if is_fused else fused_ops.affine
+    self.is_fused, self.is_inferred = is_fused, is_inferred
     self.token_mask = input_mask
     # Padding attends to real tokens, too: that result can be asked for.
     self.query_mask = tf.ones_like(input_mask)
@@ -287,12 +297,12 @@ class _RealTokens:
     input_mask: int [B, T].
     is_fused: bool, whether to use `fused_ops`. Then the number of rows and the
       length cut to take few values: some rows of padding are computed, too.
+    is_inferred: bool, whether to use `onednn_ops`.
   """
 
-  def __init__(self, input_mask, is_fused=False):
+  def __init__(self, input_mask, is_fused=False, is_inferred=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
-    self.is_fused = is_fused
-    self.product = fused_ops.dense if is_fused else fused_ops.affine
+    self.is_fused, self.is_inferred = is_fused, is_inferred
     is_real = tf.greater(input_mask, 0)
     self.longest = 1 + tf.reduce_max(
         tf.where(is_real, tf.zeros_like(input_mask) + tf.range(self.length),
@@ -515,7 +525,7 @@ def _embed(layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
     output = fused_ops.norm_dropout(
         summed, gamma, beta, dropout_prob, LAYER_NORM_EPSILON)
   else:
-    output = layer_norm_and_dropout(summed, dropout_prob)
+    output = dropout(_layer_norm(summed, layout), dropout_prob)
   return tf.cast(output, compute_dtype), table
 
 
@@ -621,7 +631,12 @@ def compare_with_checkpoint(tvars, init_checkpoint):
 
 
 def find_used_variables(outputs, variables):
-  """Those of the variables that an output tensor depends on, in a list."""
+  """Those of the variables that an output tensor depends on, in a list.
+
+  That counts what a local variable on the way gets its value from.
+  """
+  initializers = {variable.op.name: variable.initializer
+                  for variable in tf.local_variables()}
   pending, seen = [tensor.op for tensor in outputs], set()
   while pending:
     op = pending.pop()
@@ -629,6 +644,8 @@ def find_used_variables(outputs, variables):
       seen.add(op.name)
       pending.extend(tensor.op for tensor in op.inputs)
       pending.extend(op.control_inputs)
+      if op.name in initializers:
+        pending.append(initializers[op.name])
   return [variable for variable in variables if variable.op.name in seen]
 
 
@@ -655,6 +672,11 @@ def gelu_exact(x):
   What Hugging Face calls "gelu": right for checkpoints trained there.
   """
   return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+# Those that `onednn_ops` applies together with a product.
+_INFERRED_ACTIVATIONS = {gelu: "gelu", gelu_exact: "gelu_exact",
+                         tf.nn.relu: "relu", tf.tanh: "tanh"}
 
 
 def get_activation(activation_string):
@@ -1068,33 +1090,71 @@ def _first_tokens_of_last_layer(layers, layout, settings):
 def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
   """[M, D] -> [M, D], or [B, D] for first tokens only."""
   residual = layout.first_tokens(matrix) if first_tokens_only else matrix
-
-  def add_and_norm(branch, residual, product):
-    output = dense(branch, settings.hidden_size, settings.initializer_range,
-                   product=product)
-    rate = settings.hidden_dropout
-    if not layout.is_fused:
-      return layer_norm(dropout(output, rate) + residual)
-    with tf.variable_scope("LayerNorm"):
-      gamma, beta = _norm_variables(settings.hidden_size)
-    return fused_ops.dropout_add_norm(
-        output, residual, gamma, beta, rate, LAYER_NORM_EPSILON)
-
-  activation, product = settings.activation, layout.product
-  after_activation = product
+  activation = settings.activation
+  product = after_activation = _dense_product(layout)
   if layout.is_fused and activation is gelu:
+    # Computed with what follows, which needs its result in both directions.
     activation, after_activation = None, fused_ops.gelu_dense
+  elif layout.is_inferred and activation in _INFERRED_ACTIVATIONS:
+    product = functools.partial(
+        product, activation=_INFERRED_ACTIVATIONS[activation])
+    activation = None
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
       context = _self_attention(
           matrix, residual, layout, settings, first_tokens_only)
     with tf.variable_scope("output"):
-      attended = add_and_norm(context, residual, product)
+      attended = _project_add_norm(
+          context, residual, layout, settings, _dense_product(layout))
   with tf.variable_scope("intermediate"):
     wide = dense(attended, settings.intermediate_size,
                  settings.initializer_range, activation, product=product)
   with tf.variable_scope("output"):
-    return add_and_norm(wide, attended, after_activation)
+    return _project_add_norm(wide, attended, layout, settings, after_activation)
+
+
+def _dense_product(layout):
+  """What multiplies by a kernel and adds a bias; see `dense`."""
+  if layout.is_inferred:
+    return onednn_ops.dense
+  return fused_ops.dense if layout.is_fused else fused_ops.affine
+
+
+def _project_add_norm(branch, residual, layout, settings, product):
+  """LayerNorm of the residual and of the branch after a dense layer.
+
+  Args:
+    branch: float [M, any width].
+    residual: float [M, D].
+    layout: _PaddedTokens or _RealTokens.
+    settings: _EncoderSettings.
+    product: see `dense`.
+
+  Returns:
+    float [M, D].
+  """
+  if layout.is_inferred:
+    product = functools.partial(product, residual=residual)
+  output = dense(branch, settings.hidden_size, settings.initializer_range,
+                 product=product)
+  if not layout.is_fused:
+    if not layout.is_inferred:
+      output = dropout(output, settings.hidden_dropout) + residual
+    return _layer_norm(output, layout)
+  with tf.variable_scope("LayerNorm"):
+    gamma, beta = _norm_variables(settings.hidden_size)
+  return fused_ops.dropout_add_norm(
+      output, residual, gamma, beta, settings.hidden_dropout,
+      LAYER_NORM_EPSILON)
+
+
+def _layer_norm(matrix, layout):
+  """`layer_norm`, by one kernel in prediction."""
+  if not layout.is_inferred:
+    return layer_norm(matrix)
+  with tf.variable_scope("LayerNorm"):
+    gamma, beta = _norm_variables(matrix.shape.as_list()[-1])
+  return onednn_ops.layer_norm(matrix, gamma, beta, LAYER_NORM_EPSILON)
 
 
 def _self_attention(matrix, queries, layout, settings, first_tokens_only):
@@ -1114,7 +1174,7 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
   size, rate = width // num_heads, settings.attention_dropout
   query, key, value = [
       dense(rows, width, settings.initializer_range, name=name,
-            product=layout.product)
+            product=_dense_product(layout))
       for name, rows in
       (("query", queries), ("key", matrix), ("value", matrix))]
   if first_tokens_only:
@@ -1129,6 +1189,9 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
         query, key, value,
         query_mask[:, :1] if first_tokens_only else query_mask,
         layout.token_mask, rate)
+  elif layout.is_inferred:
+    context = tf.matmul(fused_ops.attention_probabilities(
+        query, key, layout.token_mask), value)
   else:
     context = _attend(query, key, value, layout.attention_mask, rate)
   if first_tokens_only:

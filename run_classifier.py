@@ -703,7 +703,7 @@ def input_fn_builder(features, seq_length, is_training, drop_remainder):
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings,
                  real_tokens_only=False, is_regression=False,
-                 compute_dtype=tf.float32):
+                 compute_dtype=tf.float32, inference_kernels=False):
   """BERT with a linear layer over the pooled output.
 
   Devlin et al., arXiv:1810.04805, section 4.1. Adds the variables
@@ -721,6 +721,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     real_tokens_only: bool, likewise.
     is_regression: bool, learn the labels' values by squared error.
     compute_dtype: likewise.
+    inference_kernels: bool, likewise.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float [], [B],
@@ -730,7 +731,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
       use_one_hot_embeddings, real_tokens_only=real_tokens_only,
-      compute_dtype=compute_dtype)
+      compute_dtype=compute_dtype, inference_kernels=inference_kernels)
   pooled = model.get_pooled_output()  # [B, D]
   output_weights = tf.get_variable(
       "output_weights", [num_labels, bert_config.hidden_size],
@@ -788,7 +789,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
         bert_config, mode == estimators.ModeKeys.TRAIN, features["input_ids"],
         features["input_mask"], features["segment_ids"], label_ids,
         num_labels, use_one_hot_embeddings, real_tokens_only, is_regression,
-        compute_dtype)
+        compute_dtype, inference_kernels=not use_tpu)
     scaffold_fn = estimators.init_from_checkpoint(
         init_checkpoint, use_tpu, mode, config and config.model_dir)
 

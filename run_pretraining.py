@@ -84,7 +84,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
         input_ids=features["input_ids"], input_mask=features["input_mask"],
         token_type_ids=features["segment_ids"],
         use_one_hot_embeddings=use_one_hot_embeddings,
-        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype)
+        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype,
+        inference_kernels=not use_tpu)
     masked_lm_loss, masked_lm_losses, log_probs = get_masked_lm_output(
         bert_config, model.get_sequence_output(),
         model.get_embedding_table(), features["masked_lm_positions"],

@@ -193,7 +193,7 @@ class FeatureWriter:
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  use_one_hot_embeddings, real_tokens_only=False,
-                 compute_dtype=tf.float32):
+                 compute_dtype=tf.float32, inference_kernels=False):
   """BERT with a linear layer that scores each token as start and as end.
 
   Args:
@@ -206,6 +206,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     real_tokens_only: bool, leave padding out of the computation. Its logits
       are then PADDING_LOGIT; otherwise they are values like any other.
     compute_dtype: as for modeling.BertModel.
+    inference_kernels: bool, likewise.
 
   Returns:
     (start_logits, end_logits), float [B, T] each.
@@ -213,7 +214,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
       use_one_hot_embeddings, real_tokens_only=real_tokens_only,
-      compute_dtype=compute_dtype)
+      compute_dtype=compute_dtype, inference_kernels=inference_kernels)
   hidden = model.get_sequence_output()  # [B, T, D]
   weights = tf.get_variable(
       "cls/squad/output_weights", [2, bert_config.hidden_size],
@@ -276,7 +277,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     start_logits, end_logits = create_model(
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings, real_tokens_only, compute_dtype)
+        use_one_hot_embeddings, real_tokens_only, compute_dtype,
+        inference_kernels=not use_tpu)
     scaffold_fn = estimators.init_from_checkpoint(
         init_checkpoint, use_tpu, mode, config.model_dir if config else None,
         [start_logits, end_logits])

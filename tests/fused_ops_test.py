@@ -174,9 +174,10 @@ def test_dropout_keeps_and_scales_the_right_share():
   for kept in (first, second):
     np.testing.assert_allclose(np.unique(kept), [0.0, 1.0 / (1.0 - RATE)])
     assert abs(np.mean(kept == 0) - RATE) < 0.004
-    # Neither rows, columns nor neighbours go together: 4 standard deviations.
+    # Neither columns, rows nor neighbours go together. The greatest of 1,000
+    # columns is within 5 standard deviations, the greatest of 200 rows in 4.
     dropped = kept == 0
-    assert np.abs(dropped.mean(0) - RATE).max() < 0.14
+    assert np.abs(dropped.mean(0) - RATE).max() < 0.16
     assert np.abs(dropped.mean(1) - RATE).max() < 0.06
     pairs = dropped[:, 1:] & dropped[:, :-1]
     assert abs(pairs.mean() - RATE ** 2) < 0.003

@@ -18,9 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What each module may import from the project.
 ALLOWED_IMPORTS = {
     "__init__": set(),
-    "modeling": {"fused_ops"},
+    "modeling": {"fused_ops", "onednn_ops"},
     # Compiled chains of elementwise operations, for the model in training.
-    "fused_ops": set(),
+    "fused_ops": {"onednn_ops"},
+    "onednn_ops": set(),
     "tokenization": set(),
     "optimization": set(),
     "input_pipeline": set(),
