@@ -33,6 +33,31 @@ DEFINE_enum = functools.partial(flags.DEFINE_enum, allow_override=True)
 DEFINE_list = functools.partial(flags.DEFINE_list, allow_override=True)
 
 
+class _LayersParser(flags.ArgumentParser):
+  """Parses a number of layers; the flag alone stands for 1, `--no...` for 0."""
+
+  syntactic_help = "a number of layers"
+
+  def parse(self, argument):
+    value = {"true": "1", "false": "0"}.get(str(argument).lower(), argument)
+    try:
+      number = int(value)
+    except ValueError:
+      number = -1
+    if number < 0:
+      raise ValueError("expected a number of layers, as in =2, or nothing")
+    return number
+
+  def flag_type(self):
+    return "int"
+
+
+def _define_layers_flag(name, help_text):
+  flags.DEFINE_flag(flags.Flag(
+      _LayersParser(), flags.ArgumentSerializer(), name, 0, help_text,
+      boolean=True, allow_override=True))
+
+
 def define_alias(alias, name):
   """Lets `--<alias>` stand for `--<name>`; a second declaration is harmless.
 
@@ -119,6 +144,17 @@ def define_training_flags():
       "--init_checkpoint.")
   DEFINE_bool("do_train", False, "Train the model.")
   DEFINE_integer("train_batch_size", 32, "Training examples in a step.")
+  DEFINE_integer(
+      "gradient_accumulation_steps", 1,
+      "Parts of equal size that a training batch is computed in, one after the "
+      "other: the same step, in the memory of "
+      "train_batch_size / gradient_accumulation_steps examples.",
+      lower_bound=1)
+  _define_layers_flag(
+      "gradient_checkpointing",
+      "Keep only each layer's input and compute the layer again for the "
+      "gradients: a fraction of the memory, a third more time, the same "
+      "result. =N keeps the input of every Nth layer.")
   DEFINE_float("learning_rate", 5e-5, "Adam's peak learning rate.")
   DEFINE_bool(
       "group_by_length", False,

@@ -15,6 +15,7 @@ and of two numbers drawn for each step, which the backward pass computes again.
 Arrays may be float32, bfloat16 or float16; arithmetic is float32.
 """
 
+import contextlib
 import functools
 import math
 
@@ -113,7 +114,7 @@ def dropout_add_norm(branch, residual, gamma, beta, rate, epsilon):
 
   @tf.custom_gradient
   def compute(branch, residual, gamma, beta):
-    seed = _draw_seed(rate)
+    seed = draw_seed(rate)
     output, normal, scale = _dropout_add_norm(rate, epsilon)(
         branch, residual, gamma, beta, seed)
 
@@ -132,7 +133,7 @@ def norm_dropout(x, gamma, beta, rate, epsilon):
 
   @tf.custom_gradient
   def compute(x, gamma, beta):
-    seed = _draw_seed(rate)
+    seed = draw_seed(rate)
     output, normal, scale = _norm_dropout(rate, epsilon)(x, gamma, beta, seed)
 
     def gradients(gradient):
@@ -167,7 +168,7 @@ def attention(query, key, value, query_mask, key_mask, rate):
 
   @tf.custom_gradient
   def compute(query, key, value):
-    seed = _draw_seed(rate)
+    seed = draw_seed(rate)
     probabilities = attention_probabilities(query, key, key_mask)
     dropped = _mask_dropout(rate)(probabilities, query_mask, seed)
     kept = dropped if _is_kept(query.dtype) else None
@@ -218,9 +219,9 @@ def _is_kept(dtype):
   """Whether to keep what the backward pass could compute again.
 
   With 16 bits it costs little memory, and all else is so fast that computing
-  it again would show.
+  it again would show. What is computed twice already is kept for a moment only.
   """
-  return dtype.size < 4
+  return dtype.size < 4 or are_seeds_kept()
 
 
 # Pieces. Each is traced once and compiled for each shape it meets.
@@ -385,12 +386,45 @@ def _shifted(bits, distance):
   return tf.bitwise.right_shift(bits, tf.constant(distance, tf.uint32))
 
 
-def _draw_seed(rate):
-  """uint32 [2], new in each step; repeatable by `tf.set_random_seed`."""
+# Stack of where dropout's seeds come from: an iterator of earlier ones, or None
+# and a list to add new ones to.
+_seed_sources = []
+
+
+@contextlib.contextmanager
+def kept_seeds(seeds, are_used_again=False):
+  """Makes dropout built inside add its seeds to a list, or take them from it.
+
+  Args:
+    seeds: list; empty at first.
+    are_used_again: bool, take what is there, in the same order: the same
+      operations, built again, drop the same elements.
+  """
+  _seed_sources.append((iter(seeds) if are_used_again else None, seeds))
+  try:
+    yield
+  finally:
+    _seed_sources.pop()
+
+
+def are_seeds_kept():
+  """Whether the code runs inside `kept_seeds`."""
+  return bool(_seed_sources)
+
+
+def draw_seed(rate):
+  """uint32 [2], new in each step; repeatable by `tf.set_random_seed`.
+
+  Inside `kept_seeds` it may be an earlier one. For a rate of 0 it is 0.
+  """
   if not rate:
     return tf.zeros([2], tf.uint32)
-  return tf.bitcast(
-      tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32), tf.uint32)
+  earlier, seeds = _seed_sources[-1] if _seed_sources else (None, [])
+  if earlier is not None:
+    return next(earlier)
+  seeds.append(tf.bitcast(
+      tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32), tf.uint32))
+  return seeds[-1]
 
 
 def _dropout(x, rate, seed):

@@ -153,6 +153,9 @@ class BertModel:
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, type of the encoder's
       activations and products. Variables, LayerNorm's statistics, softmax,
       the pooler and all outputs are float32.
+    gradient_checkpointing: int N, keep the input of every Nth layer only, and
+      compute the layers again for the gradients: less memory, more time.
+      0: keep everything.
     inference_kernels: bool, use those of `onednn_ops.py` where they are
       available: faster prediction on CPUs, in graphs that are neither
       exported nor differentiated. Local variables must be initialised, too.
@@ -165,14 +168,15 @@ class BertModel:
   def __init__(self, config, is_training, input_ids, input_mask=None,
                token_type_ids=None, use_one_hot_embeddings=False, scope=None,
                real_tokens_only=False, compute_dtype=tf.float32,
-               inference_kernels=False):
+               inference_kernels=False, gradient_checkpointing=0):
     settings = _EncoderSettings(
         config.hidden_size, config.num_hidden_layers,
         config.num_attention_heads, config.intermediate_size,
         get_activation(config.hidden_act),
         config.hidden_dropout_prob if is_training else 0.0,
         config.attention_probs_dropout_prob if is_training else 0.0,
-        config.initializer_range)
+        config.initializer_range,
+        gradient_checkpointing if is_training else 0)
     shape = get_shape_list(input_ids, expected_rank=2)  # [B, T]
     input_mask = tf.ones(shape, tf.int32) if input_mask is None else input_mask
     if token_type_ids is None:
@@ -230,7 +234,8 @@ class BertModel:
 
 _EncoderSettings = collections.namedtuple("_EncoderSettings", [
     "hidden_size", "num_layers", "num_heads", "intermediate_size",
-    "activation", "hidden_dropout", "attention_dropout", "initializer_range"])
+    "activation", "hidden_dropout", "attention_dropout", "initializer_range",
+    "layers_per_checkpoint"])
 
 
 class _PaddedTokens:
@@ -715,6 +720,12 @@ def dropout(input_tensor, dropout_prob):
   """
   if not dropout_prob:
     return input_tensor
+  if fused_ops.are_seeds_kept():
+    kept = tf.random.stateless_uniform(
+        tf.shape(input_tensor), tf.bitcast(
+            fused_ops.draw_seed(dropout_prob), tf.int32)) >= dropout_prob
+    return tf.where(kept, input_tensor * (1.0 / (1.0 - dropout_prob)),
+                    tf.zeros_like(input_tensor))
   if input_tensor.dtype == tf.float32:
     return tf.nn.dropout(input_tensor, rate=dropout_prob)
   # Random numbers of 8 bits would miss the probability by a hundredth.
@@ -1044,7 +1055,8 @@ def transformer_model(input_tensor, attention_mask=None, hidden_size=768,
       reshape_to_matrix(input_tensor), layout, _EncoderSettings(
           hidden_size, num_hidden_layers, num_attention_heads,
           intermediate_size, intermediate_act_fn, hidden_dropout_prob,
-          attention_probs_dropout_prob, initializer_range))[1:]
+          attention_probs_dropout_prob, initializer_range,
+          layers_per_checkpoint=0))[1:]
   if do_return_all_layers:
     return [layout.to_sequences(layer) for layer in layers]
   return layout.to_sequences(layers[-1])
@@ -1061,11 +1073,61 @@ def _encode(matrix, layout, settings):
     raise ValueError(
         "The width of the input (%d) and the hidden size (%d) must be equal "
         "for the residual sums." % (width, settings.hidden_size))
-  layers = [matrix]
-  for index in range(settings.num_layers):
-    with tf.variable_scope("layer_%d" % index):
-      layers.append(_encoder_layer(layers[-1], layout, settings))
+
+  def encode_from(start, stop, matrix):
+    outputs = []
+    for index in range(start, stop):
+      with tf.variable_scope("layer_%d" % index):
+        matrix = _encoder_layer(matrix, layout, settings)
+      outputs.append(matrix)
+    return outputs
+
+  layers, step = [matrix], settings.layers_per_checkpoint
+  if not step:
+    return layers + encode_from(0, settings.num_layers, matrix)
+  for start in range(0, settings.num_layers, step):
+    stop = min(start + step, settings.num_layers)
+    layers += _compute_again(
+        functools.partial(encode_from, start, stop), layers[-1])
   return layers
+
+
+def _compute_again(function, matrix):
+  """function(matrix), which keeps its argument only for the backward pass.
+
+  That calls it again, with the same dropout. Chen et al., "Training Deep Nets
+  with Sublinear Memory Cost", arXiv:1604.06174, section 4.
+
+  Args:
+    function: of a float [M, D] to a list of the same, with resource variables
+      in the current scope.
+    matrix: float [M, D].
+
+  Returns:
+    list of float [M, D].
+  """
+  scope, seeds = tf.get_variable_scope(), []
+
+  @tf.custom_gradient
+  def compute(matrix):
+    with fused_ops.kept_seeds(seeds):
+      outputs = function(matrix)
+
+    def gradients(*by_outputs, variables=()):
+      # Not before the gradients are there, and no operation that TensorFlow
+      # could take for one of the forward pass.
+      with tf.control_dependencies(by_outputs):
+        copy = tf.identity(matrix)
+      with tf.variable_scope(scope, reuse=True), fused_ops.kept_seeds(
+          seeds, are_used_again=True):
+        again = function(copy)
+      by_matrix, *by_variables = tf.gradients(
+          again, [copy] + list(variables), by_outputs)
+      return by_matrix, by_variables
+
+    return outputs, gradients
+
+  return compute(matrix)
 
 
 def _first_tokens_of_last_layer(layers, layout, settings):

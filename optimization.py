@@ -65,7 +65,7 @@ def learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step=None):
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
-                     scale_loss=False):
+                     scale_loss=False, gradients=None):
   """Builds the operation that does one training step.
 
   The gradients of all trainable variables are clipped to a global norm of 1.
@@ -86,6 +86,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
       gradients of a multiple of the loss. A step whose gradients overflow
       changes nothing but the multiple, which is halved (Micikevicius et al.,
       "Mixed Precision Training", arXiv:1710.03740, section 3.2). Not on TPU.
+    gradients: those of the trainable variables if the caller has them, from
+      `accumulate_gradients` with the same `scale_loss`.
 
   Returns:
     A `tf.Operation` that updates the variables, then increments the global
@@ -102,8 +104,9 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   if scale_loss and use_tpu:
     raise ValueError("A loss is scaled for float16, which TPUs do not have.")
   scale = LossScale() if scale_loss else None
-  gradients = tf.gradients(
-      loss * scale.value if scale else loss, variables)
+  if gradients is None:
+    gradients = tf.gradients(
+        loss * scale.value if scale else loss, variables)
   if all(gradient is None for gradient in gradients):
     raise ValueError(
         "`loss` (%s) depends on none of the %d trainable variables: there is "
@@ -135,6 +138,98 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   # After the updates, because they read the rate, which reads the step.
   with tf.control_dependencies([updates]):
     return tf.group(global_step.assign_add(1))
+
+
+def accumulate_gradients(loss_fn, features, num_micro_batches,
+                         scale_loss=False):
+  """Gradients of a batch, computed one part of it after the other.
+
+  As many examples as fit into memory at a time; the parts' activations never
+  exist together. The result is that of the whole batch to float32 rounding,
+  dropout aside. To be given to `create_optimizer`:
+
+    losses, gradients = accumulate_gradients(
+        lambda part: [my_loss(part["input_ids"], ...)], features, 4)
+    train_op = create_optimizer(
+        losses[0], 2e-5, 1000, 100, False, gradients=gradients)
+
+  Gradients of embeddings are dense here, rows of the same word added up, so
+  that clipping sees their true norm. Without accumulation it sees that of the
+  separate rows, as google-research/bert does.
+
+  Args:
+    loss_fn: function of a dict of features of a part, [B / parts, ...], to a
+      list of float scalars: the loss to minimise, and others to report. The
+      batch's values are the means of those of the parts. It is called twice,
+      the second time with reused variables.
+    features: dict of tensors [B, ...], B known.
+    num_micro_batches: int, parts; 1 computes as if there were no parts.
+    scale_loss: bool, see `create_optimizer`.
+
+  Returns:
+    (losses, gradients): list of scalars, in the order of `loss_fn`; list with
+    a tensor or None for each trainable variable, or None if there is one part.
+
+  Raises:
+    ValueError: the parts do not divide the batch.
+  """
+  if num_micro_batches == 1:
+    return loss_fn(features), None
+  parts = _split_batch(features, num_micro_batches)
+  # The first part makes the variables, which a loop could not.
+  totals = _part_gradients(loss_fn, parts, 0, num_micro_batches, scale_loss)
+  variables = tf.trainable_variables()
+  used = [i for i, total in enumerate(totals[1]) if total is not None]
+  num_losses = len(totals[0])
+
+  def add_part(index, *totals):
+    with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+      losses, gradients = _part_gradients(
+          loss_fn, parts, index, num_micro_batches, scale_loss, variables)
+    new = losses + [gradients[i] for i in used]
+    totals = [total + value for total, value in zip(totals, new)]
+    with tf.control_dependencies(totals):  # One part at a time.
+      return [index + 1] + totals
+
+  flat = totals[0] + [totals[1][i] for i in used]
+  with tf.control_dependencies(flat):
+    start = tf.constant(1)
+  flat = tf.while_loop(
+      lambda index, *_: index < num_micro_batches, add_part, [start] + flat,
+      parallel_iterations=1)[1:]
+  gradients = [None] * len(variables)
+  for i, gradient in zip(used, flat[num_losses:]):
+    gradients[i] = gradient
+  return flat[:num_losses], gradients
+
+
+def _split_batch(features, num_parts):
+  """Tensors [B, ...] by name -> [num_parts, B / num_parts, ...]."""
+  parts = {}
+  for name, tensor in features.items():
+    batch_size, *rest = tensor.shape.as_list()
+    if batch_size is None or num_parts < 1 or batch_size % num_parts:
+      raise ValueError(
+          "--gradient_accumulation_steps=%d does not divide the batch of %s "
+          "examples (--train_batch_size; on a TPU, a core's share of it)."
+          % (num_parts, batch_size))
+    shape = [num_parts, batch_size // num_parts] + rest
+    parts[name] = tf.reshape(tensor, shape)  # [parts, B / parts, ...]
+  return parts
+
+
+def _part_gradients(loss_fn, parts, index, num_parts, scale_loss,
+                    variables=None):
+  """What one part adds to the losses and to the gradients, as lists."""
+  losses = loss_fn({name: tensor[index] for name, tensor in parts.items()})
+  losses = [loss / num_parts for loss in losses]
+  if variables is None:
+    variables = tf.trainable_variables()
+  loss = losses[0] * LossScale().value if scale_loss else losses[0]
+  gradients = tf.gradients(loss, variables)
+  return losses, [
+      gradient if gradient is None else _to_dense(gradient, variable)
+      for gradient, variable in zip(gradients, variables)]
 
 
 def _publish_learning_rate(rate, use_tpu):

@@ -703,7 +703,8 @@ def input_fn_builder(features, seq_length, is_training, drop_remainder):
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings,
                  real_tokens_only=False, is_regression=False,
-                 compute_dtype=tf.float32, inference_kernels=False):
+                 compute_dtype=tf.float32, inference_kernels=False,
+                 gradient_checkpointing=0):
   """BERT with a linear layer over the pooled output.
 
   Devlin et al., arXiv:1810.04805, section 4.1. Adds the variables
@@ -722,6 +723,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     is_regression: bool, learn the labels' values by squared error.
     compute_dtype: likewise.
     inference_kernels: bool, likewise.
+    gradient_checkpointing: int, likewise.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float [], [B],
@@ -730,8 +732,9 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, real_tokens_only=real_tokens_only,
-      compute_dtype=compute_dtype, inference_kernels=inference_kernels)
+      use_one_hot_embeddings, scope="bert", real_tokens_only=real_tokens_only,
+      compute_dtype=compute_dtype, inference_kernels=inference_kernels,
+      gradient_checkpointing=gradient_checkpointing)
   pooled = model.get_pooled_output()  # [B, D]
   output_weights = tf.get_variable(
       "output_weights", [num_labels, bert_config.hidden_size],
@@ -759,7 +762,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
                      is_regression=False, metrics=(),
-                     compute_dtype=tf.float32):
+                     compute_dtype=tf.float32, gradient_accumulation_steps=1,
+                     gradient_checkpointing=0):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -776,6 +780,9 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     metrics: iterable of str, see `DataProcessor.metrics`.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, see
       `modeling.BertModel`.
+    gradient_accumulation_steps: int, parts of a training batch, see
+      `optimization.accumulate_gradients`.
+    gradient_checkpointing: int, see `modeling.BertModel`.
 
   Returns:
     function (features, labels, mode, params, config) to an EstimatorSpec.
@@ -784,21 +791,33 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   def model_fn(features, labels, mode, params, config=None):
     del labels, params  # Labels come as a feature; params hold a batch size.
     estimators.log_features(features)
-    label_ids = features.get("label_ids")
-    loss, per_example_loss, logits, probabilities = create_model(
-        bert_config, mode == estimators.ModeKeys.TRAIN, features["input_ids"],
-        features["input_mask"], features["segment_ids"], label_ids,
-        num_labels, use_one_hot_embeddings, real_tokens_only, is_regression,
-        compute_dtype, inference_kernels=not use_tpu)
-    scaffold_fn = estimators.init_from_checkpoint(
-        init_checkpoint, use_tpu, mode, config and config.model_dir)
+
+    def build(features):
+      return create_model(
+          bert_config, mode == estimators.ModeKeys.TRAIN,
+          features["input_ids"], features["input_mask"],
+          features["segment_ids"], features.get("label_ids"), num_labels,
+          use_one_hot_embeddings, real_tokens_only, is_regression,
+          compute_dtype, inference_kernels=not use_tpu,
+          gradient_checkpointing=gradient_checkpointing)
+
+    def initialize():
+      return estimators.init_from_checkpoint(
+          init_checkpoint, use_tpu, mode, config and config.model_dir)
 
     if mode == estimators.ModeKeys.TRAIN:
+      scale_loss = compute_dtype == tf.float16
+      (loss,), gradients = optimization.accumulate_gradients(
+          lambda part: [build(part)[0]], features,
+          gradient_accumulation_steps, scale_loss)
+      scaffold_fn = initialize()
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=compute_dtype == tf.float16)
+          scale_loss=scale_loss, gradients=gradients)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
+    loss, per_example_loss, logits, probabilities = build(features)
+    scaffold_fn = initialize()
     if mode == estimators.ModeKeys.EVAL:
       is_real = features.get("is_real_example")
       is_real = (tf.ones_like(per_example_loss) if is_real is None
@@ -809,7 +828,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
           mode=mode, loss=loss, scaffold_fn=scaffold_fn,
           eval_metrics=(
               lambda *tensors: metric_fn(*tensors, names=metrics),
-              [per_example_loss, label_ids, logits, is_real]))
+              [per_example_loss, features["label_ids"], logits, is_real]))
     predictions = {"probabilities": probabilities}
     if input_pipeline.EXAMPLE_INDEX in features:
       predictions[input_pipeline.EXAMPLE_INDEX] = features[
@@ -1154,7 +1173,9 @@ def main(_):
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       is_regression=processor.is_regression, metrics=processor.metrics,
       compute_dtype=estimators.choose_compute_dtype(
-          FLAGS.mixed_precision, FLAGS.use_tpu))
+          FLAGS.mixed_precision, FLAGS.use_tpu),
+      gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
+      gradient_checkpointing=FLAGS.gradient_checkpointing)
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

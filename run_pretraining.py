@@ -57,7 +57,8 @@ NUM_RECORDS_CHECKED = 100
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
-                     compute_dtype=tf.float32):
+                     compute_dtype=tf.float32, gradient_accumulation_steps=1,
+                     gradient_checkpointing=0):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -71,6 +72,9 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     real_tokens_only: bool, likewise; also, guess real predictions only.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise; also of the
       product with the word embeddings.
+    gradient_accumulation_steps: int, parts of a training batch, see
+      `optimization.accumulate_gradients`.
+    gradient_checkpointing: int, see `modeling.BertModel`.
 
   Returns:
     function (features, labels, mode, params, config) to an `estimator_spec`.
@@ -79,37 +83,59 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
   def model_fn(features, labels, mode, params, config=None):
     del labels, params  # Labels come as features; params hold a batch size.
     estimators.log_features(features)
-    model = modeling.BertModel(
-        config=bert_config, is_training=mode == estimators.ModeKeys.TRAIN,
-        input_ids=features["input_ids"], input_mask=features["input_mask"],
-        token_type_ids=features["segment_ids"],
-        use_one_hot_embeddings=use_one_hot_embeddings,
-        real_tokens_only=real_tokens_only, compute_dtype=compute_dtype,
-        inference_kernels=not use_tpu)
-    masked_lm_loss, masked_lm_losses, log_probs = get_masked_lm_output(
-        bert_config, model.get_sequence_output(),
-        model.get_embedding_table(), features["masked_lm_positions"],
-        features["masked_lm_ids"], features["masked_lm_weights"],
-        real_tokens_only, compute_dtype)
-    next_sentence_loss, next_sentence_losses, next_sentence_log_probs = (
-        get_next_sentence_output(bert_config, model.get_pooled_output(),
-                                 features["next_sentence_labels"]))
-    loss = masked_lm_loss + next_sentence_loss
-    scaffold_fn = estimators.init_from_checkpoint(
-        init_checkpoint, use_tpu, mode, config and config.model_dir)
+    # A part of the batch counts as much as its share of the predictions.
+    total_weight = tf.reduce_sum(
+        tf.cast(features["masked_lm_weights"], tf.float32)
+    ) / gradient_accumulation_steps
+
+    def build(features):
+      """The outputs of both heads, each loss first."""
+      model = modeling.BertModel(
+          config=bert_config, is_training=mode == estimators.ModeKeys.TRAIN,
+          input_ids=features["input_ids"], input_mask=features["input_mask"],
+          token_type_ids=features["segment_ids"],
+          use_one_hot_embeddings=use_one_hot_embeddings, scope="bert",
+          real_tokens_only=real_tokens_only, compute_dtype=compute_dtype,
+          inference_kernels=not use_tpu,
+          gradient_checkpointing=gradient_checkpointing)
+      masked_lm = get_masked_lm_output(
+          bert_config, model.get_sequence_output(),
+          model.get_embedding_table(), features["masked_lm_positions"],
+          features["masked_lm_ids"], features["masked_lm_weights"],
+          real_tokens_only, compute_dtype, total_weight)
+      return masked_lm, get_next_sentence_output(
+          bert_config, model.get_pooled_output(),
+          features["next_sentence_labels"])
+
+    def build_losses(features):
+      losses = [output[0] for output in build(features)]
+      return [sum(losses)] + losses
+
+    def initialize():
+      return estimators.init_from_checkpoint(
+          init_checkpoint, use_tpu, mode, config and config.model_dir)
 
     if mode == estimators.ModeKeys.TRAIN:
+      scale_loss = compute_dtype == tf.float16
+      (loss, masked_lm_loss, next_sentence_loss), gradients = (
+          optimization.accumulate_gradients(
+              build_losses, features, gradient_accumulation_steps, scale_loss))
+      scaffold_fn = initialize()
       estimators.log_scalar("masked_lm_loss", masked_lm_loss, use_tpu)
       estimators.log_scalar("next_sentence_loss", next_sentence_loss, use_tpu)
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=compute_dtype == tf.float16)
+          scale_loss=scale_loss, gradients=gradients)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
+    ((masked_lm_loss, masked_lm_losses, log_probs),
+     (next_sentence_loss, next_sentence_losses, next_sentence_log_probs)) = (
+         build(features))
     if mode == estimators.ModeKeys.EVAL:
       # The most probable ids go to the host, not [B * P, V] probabilities.
       return estimators.estimator_spec(
-          mode=mode, loss=loss, scaffold_fn=scaffold_fn,
+          mode=mode, loss=masked_lm_loss + next_sentence_loss,
+          scaffold_fn=initialize(),
           eval_metrics=(_metrics, [
               masked_lm_losses, tf.argmax(log_probs, -1, output_type=tf.int32),
               features["masked_lm_ids"], features["masked_lm_weights"],
@@ -143,7 +169,7 @@ def _metrics(masked_lm_losses, masked_lm_predictions, masked_lm_ids,
 def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
                          label_ids, label_weights,
                          real_predictions_only=False,
-                         compute_dtype=tf.float32):
+                         compute_dtype=tf.float32, total_weight=None):
   """Loss of guessing the masked tokens.
 
   A dense layer and LayerNorm over each masked position, then a product with
@@ -159,6 +185,8 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
     real_predictions_only: bool, compute nothing where the weight is 0. The
       other two results are then zeros there.
     compute_dtype: type of the products.
+    total_weight: float scalar that the sum of weighted losses is divided by;
+      None for the sum of the weights.
 
   Returns:
     (loss, per_example_loss, log_probs): float [], the mean over predictions;
@@ -188,9 +216,10 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
         tf.cast(logits, tf.float32), output_bias)  # [B * P, V]
     per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=label_ids, logits=logits)  # [B * P]
+    if total_weight is None:
+      total_weight = tf.reduce_sum(weights)
     # The constant is for a batch without any prediction.
-    loss = tf.reduce_sum(weights * per_example_loss) / (
-        tf.reduce_sum(weights) + 1e-5)
+    loss = tf.reduce_sum(weights * per_example_loss) / (total_weight + 1e-5)
   log_probs = tf.nn.log_softmax(logits)
   if real_predictions_only:
     log_probs = tf.scatter_nd(chosen, log_probs, tf.concat(
@@ -496,7 +525,9 @@ def main(_):
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       compute_dtype=estimators.choose_compute_dtype(
-          FLAGS.mixed_precision, FLAGS.use_tpu))
+          FLAGS.mixed_precision, FLAGS.use_tpu),
+      gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
+      gradient_checkpointing=FLAGS.gradient_checkpointing)
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

@@ -193,7 +193,8 @@ class FeatureWriter:
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  use_one_hot_embeddings, real_tokens_only=False,
-                 compute_dtype=tf.float32, inference_kernels=False):
+                 compute_dtype=tf.float32, inference_kernels=False,
+                 gradient_checkpointing=0):
   """BERT with a linear layer that scores each token as start and as end.
 
   Args:
@@ -207,14 +208,16 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       are then PADDING_LOGIT; otherwise they are values like any other.
     compute_dtype: as for modeling.BertModel.
     inference_kernels: bool, likewise.
+    gradient_checkpointing: int, likewise.
 
   Returns:
     (start_logits, end_logits), float [B, T] each.
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, real_tokens_only=real_tokens_only,
-      compute_dtype=compute_dtype, inference_kernels=inference_kernels)
+      use_one_hot_embeddings, scope="bert", real_tokens_only=real_tokens_only,
+      compute_dtype=compute_dtype, inference_kernels=inference_kernels,
+      gradient_checkpointing=gradient_checkpointing)
   hidden = model.get_sequence_output()  # [B, T, D]
   weights = tf.get_variable(
       "cls/squad/output_weights", [2, bert_config.hidden_size],
@@ -251,7 +254,8 @@ def position_loss(logits, positions):
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
-                     compute_dtype=tf.float32):
+                     compute_dtype=tf.float32, gradient_accumulation_steps=1,
+                     gradient_checkpointing=0):
   """Makes the `model_fn` of an Estimator, for training and prediction.
 
   Args:
@@ -264,6 +268,9 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     use_one_hot_embeddings: bool, as for modeling.BertModel.
     real_tokens_only: bool, as for create_model.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise.
+    gradient_accumulation_steps: int, parts of a training batch, see
+      `optimization.accumulate_gradients`.
+    gradient_checkpointing: int, see `modeling.BertModel`.
 
   Returns:
     function (features, labels, mode, params, config) -> estimator spec. Its
@@ -274,23 +281,38 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     del labels, params  # Labels travel in `features`.
     estimators.log_features(features)
     is_training = mode == estimators.ModeKeys.TRAIN
-    start_logits, end_logits = create_model(
-        bert_config, is_training, features["input_ids"],
-        features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings, real_tokens_only, compute_dtype,
-        inference_kernels=not use_tpu)
-    scaffold_fn = estimators.init_from_checkpoint(
-        init_checkpoint, use_tpu, mode, config.model_dir if config else None,
-        [start_logits, end_logits])
-    if is_training:
+
+    def build(features):
+      return create_model(
+          bert_config, is_training, features["input_ids"],
+          features["input_mask"], features["segment_ids"],
+          use_one_hot_embeddings, real_tokens_only, compute_dtype,
+          inference_kernels=not use_tpu,
+          gradient_checkpointing=gradient_checkpointing)
+
+    def build_loss(features):
+      start_logits, end_logits = build(features)
       start_loss = position_loss(start_logits, features["start_positions"])
       end_loss = position_loss(end_logits, features["end_positions"])
-      loss = (start_loss + end_loss) / 2.0
+      return [(start_loss + end_loss) / 2.0]
+
+    def initialize(outputs):
+      return estimators.init_from_checkpoint(
+          init_checkpoint, use_tpu, mode, config.model_dir if config else None,
+          outputs)
+
+    if is_training:
+      scale_loss = compute_dtype == tf.float16
+      (loss,), gradients = optimization.accumulate_gradients(
+          build_loss, features, gradient_accumulation_steps, scale_loss)
+      scaffold_fn = initialize([loss])
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=compute_dtype == tf.float16)
+          scale_loss=scale_loss, gradients=gradients)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
+    start_logits, end_logits = build(features)
+    scaffold_fn = initialize([start_logits, end_logits])
     if mode == estimators.ModeKeys.PREDICT:
       predictions = {"unique_ids": features["unique_ids"],
                      "start_logits": start_logits, "end_logits": end_logits}
@@ -390,7 +412,9 @@ def _create_estimator(bert_config, num_train_steps=None,
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       compute_dtype=estimators.choose_compute_dtype(
-          FLAGS.mixed_precision, FLAGS.use_tpu))
+          FLAGS.mixed_precision, FLAGS.use_tpu),
+      gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
+      gradient_checkpointing=FLAGS.gradient_checkpointing)
   return estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
 

@@ -45,7 +45,7 @@ WORKER = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "model_speed_worker.py")
 # (layers, hidden size, heads); the intermediate size is four times the second.
 MODELS = {"base": (12, 768, 12), "minilm": (6, 384, 12)}
-DEFAULT_STEPS = {"base": 2, "minilm": 6}
+DEFAULT_STEPS = {"base": 4, "minilm": 6}
 SEQ_LENGTHS = {"mrpc": 128, "squad": 384}
 MODES = ("train", "predict")
 PRECISIONS = ("float32", "bfloat16")
@@ -103,6 +103,9 @@ def parse_arguments():
   add("--our_warmup", type=int, default=12,
       help="training steps before the clock starts for ours, which compiles\n"
            "pieces for every new (rounded) number of tokens")
+  add("--our_steps", type=int, default=16,
+      help="training steps timed for ours, so many that a piece compiled\n"
+           "among them weighs as in a real run")
   add("--rounds", type=int, default=1)
   arguments = parser.parse_args()
   for name in ("original", "torch"):
@@ -114,10 +117,10 @@ def parse_arguments():
   for task, name in (("mrpc", "mrpc_dir"), ("squad", "squad_file")):
     if task in arguments.tasks and not getattr(arguments, name):
       parser.error("--tasks=%s needs --%s" % (task, name))
-  if min(arguments.warmup, arguments.our_warmup, arguments.rounds,
-         arguments.steps or 1) < 1:
-    parser.error(
-        "--warmup, --our_warmup, --rounds and --steps must be at least 1")
+  if min(arguments.warmup, arguments.our_warmup, arguments.our_steps,
+         arguments.rounds, arguments.steps or 1) < 1:
+    parser.error("--warmup, --our_warmup, --our_steps, --rounds and --steps "
+                 "must be at least 1")
   return arguments
 
 
@@ -209,7 +212,8 @@ def list_contenders(arguments):
         "group_by_length": arguments.group_by_length == "true"}
     ours.append(("ours " + precision, sys.executable, {
         "role": "ours", "precision": precision, "options": options,
-        "train_warmup": arguments.our_warmup}))
+        "train_warmup": arguments.our_warmup,
+        "train_steps": arguments.our_steps}))
     for padding in [] if arguments.skip_torch else arguments.torch_padding:
       torch.append((
           "PyTorch %s, %s" % (precision, padding), arguments.torch_python,

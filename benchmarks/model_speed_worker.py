@@ -107,6 +107,20 @@ def prepare_data(job):
           "predict": write_rows(job, "predict", sample[first:])}
 
 
+def prepare_full_data(job):
+  """Random pairs without any padding, for what takes the most memory."""
+  sys.path.insert(0, PROJECT)
+  draw = random.Random(1)
+  length, rows = job["seq_length"], []
+  for _ in range(job["batch_size"]):
+    rows.append({
+        "input_ids": [draw.randrange(1000, 30000) for _ in range(length)],
+        "input_mask": [1] * length,
+        "segment_ids": [int(i > length // 2) for i in range(length)],
+        "label_ids": [draw.randrange(2)], "is_real_example": [1]})
+  return {"train": write_rows(job, "train", rows)}
+
+
 # This project and the original, through their own model and input functions.
 
 
@@ -253,7 +267,7 @@ def run_estimator(job):
     if job["mode"] == "predict":
       return time_predictions(
           job, estimator, input_function(job, module, "warmup"), input_fn)
-    steps = warmup + job["steps"]
+    steps = warmup + job.get("train_steps", job["steps"])
     if is_original:
       estimator.train(input_fn=input_fn, max_steps=steps)
     else:
@@ -401,7 +415,8 @@ def measure_matmul(job):
   return {"rates": rates, "device": "GPU" if on_gpu else "CPU"}
 
 
-ROLES = {"data": prepare_data, "ours": run_estimator, "original": run_estimator,
+ROLES = {"data": prepare_data, "full_data": prepare_full_data,
+         "ours": run_estimator, "original": run_estimator,
          "PyTorch": run_torch, "matmul": measure_matmul}
 
 
