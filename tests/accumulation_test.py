@@ -34,7 +34,7 @@ def no_dropout():
 
 
 def make_config(**changes):
-  values = dict(vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=2,
+  values = dict(vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=1,
                 num_attention_heads=2, intermediate_size=32,
                 max_position_embeddings=16, type_vocab_size=2,
                 hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -99,8 +99,9 @@ def train(task, parts, config=None, use_one_hot=False, num_steps=NUM_STEPS,
     session_config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.Session(config=session_config) as session:
       session.run(tf.local_variables_initializer())
-      for variable, value in zip(tf.global_variables(), initial):
-        variable.load(value, session)
+      session.run([v.initializer for v in tf.global_variables()], {
+          variable.initializer.inputs[1]: value
+          for variable, value in zip(tf.global_variables(), initial)})
       losses = []
       for step in range(num_steps):
         feed = make_batch(task, step)
