@@ -119,7 +119,16 @@ def define_training_flags():
       "--init_checkpoint.")
   DEFINE_bool("do_train", False, "Train the model.")
   DEFINE_integer("train_batch_size", 32, "Training examples in a step.")
-  DEFINE_float("learning_rate", 5e-5, "Adam's peak learning rate.")
+  DEFINE_float("learning_rate", 5e-5, "Peak of the learning rate.")
+  DEFINE_enum(
+      "optimizer", "adamw", ["adamw", "lamb", "adafactor"],
+      "adamw: what BERT was trained with. lamb: for batches of thousands, with "
+      "a rate of about 1e-3. adafactor: keeps next to nothing in memory, where "
+      "the others keep two numbers a weight.")
+  DEFINE_integer(
+      "freeze_layers", -1,
+      "Leave the embeddings and this many of the lowest layers as they are: "
+      "less time and memory. 0 freezes the embeddings, -1 nothing.")
   DEFINE_bool(
       "group_by_length", False,
       "Make training batches of examples of similar length, in random order: "

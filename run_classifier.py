@@ -759,7 +759,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
                      is_regression=False, metrics=(),
-                     compute_dtype=tf.float32):
+                     compute_dtype=tf.float32, optimizer="adamw",
+                     freeze_layers=-1):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -776,6 +777,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     metrics: iterable of str, see `DataProcessor.metrics`.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, see
       `modeling.BertModel`.
+    optimizer: str, see `optimization.create_optimizer`.
+    freeze_layers: int, see `estimators.find_frozen_variables`.
 
   Returns:
     function (features, labels, mode, params, config) to an EstimatorSpec.
@@ -796,7 +799,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     if mode == estimators.ModeKeys.TRAIN:
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=compute_dtype == tf.float16)
+          scale_loss=compute_dtype == tf.float16, optimizer=optimizer,
+          frozen=estimators.find_frozen_variables(freeze_layers))
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.EVAL:
@@ -1117,6 +1121,7 @@ def _check_flags():
   saved_models.check_export_dir(FLAGS.export_dir)
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   estimators.check_sequence_length(FLAGS.max_seq_length, config)
+  estimators.check_freeze_layers(FLAGS.freeze_layers, config)
   if FLAGS.init_checkpoint:
     modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
   return config
@@ -1154,7 +1159,8 @@ def main(_):
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       is_regression=processor.is_regression, metrics=processor.metrics,
       compute_dtype=estimators.choose_compute_dtype(
-          FLAGS.mixed_precision, FLAGS.use_tpu))
+          FLAGS.mixed_precision, FLAGS.use_tpu),
+      optimizer=FLAGS.optimizer, freeze_layers=FLAGS.freeze_layers)
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

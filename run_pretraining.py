@@ -57,7 +57,8 @@ NUM_RECORDS_CHECKED = 100
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
-                     compute_dtype=tf.float32):
+                     compute_dtype=tf.float32, optimizer="adamw",
+                     freeze_layers=-1):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -71,6 +72,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     real_tokens_only: bool, likewise; also, guess real predictions only.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise; also of the
       product with the word embeddings.
+    optimizer: str, see `optimization.create_optimizer`.
+    freeze_layers: int, see `estimators.find_frozen_variables`.
 
   Returns:
     function (features, labels, mode, params, config) to an `estimator_spec`.
@@ -103,7 +106,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       estimators.log_scalar("next_sentence_loss", next_sentence_loss, use_tpu)
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=compute_dtype == tf.float16)
+          scale_loss=compute_dtype == tf.float16, optimizer=optimizer,
+          frozen=estimators.find_frozen_variables(freeze_layers))
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.EVAL:
@@ -459,6 +463,7 @@ def _check_flags():
                      "must be True.")
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   estimators.check_sequence_length(FLAGS.max_seq_length, config)
+  estimators.check_freeze_layers(FLAGS.freeze_layers, config)
   if FLAGS.init_checkpoint:
     modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
   return config
@@ -496,7 +501,8 @@ def main(_):
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       compute_dtype=estimators.choose_compute_dtype(
-          FLAGS.mixed_precision, FLAGS.use_tpu))
+          FLAGS.mixed_precision, FLAGS.use_tpu),
+      optimizer=FLAGS.optimizer, freeze_layers=FLAGS.freeze_layers)
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

@@ -251,7 +251,8 @@ def position_loss(logits, positions):
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
-                     compute_dtype=tf.float32):
+                     compute_dtype=tf.float32, optimizer="adamw",
+                     freeze_layers=-1):
   """Makes the `model_fn` of an Estimator, for training and prediction.
 
   Args:
@@ -264,6 +265,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     use_one_hot_embeddings: bool, as for modeling.BertModel.
     real_tokens_only: bool, as for create_model.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise.
+    optimizer: str, as for optimization.create_optimizer.
+    freeze_layers: int, as for estimators.find_frozen_variables.
 
   Returns:
     function (features, labels, mode, params, config) -> estimator spec. Its
@@ -288,7 +291,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       loss = (start_loss + end_loss) / 2.0
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=compute_dtype == tf.float16)
+          scale_loss=compute_dtype == tf.float16, optimizer=optimizer,
+          frozen=estimators.find_frozen_variables(freeze_layers))
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.PREDICT:
@@ -359,6 +363,7 @@ def validate_flags_or_throw(bert_config):
     raise ValueError("--do_eval after --do_train needs --do_predict: the "
                      "answers saved in --output_dir are not this model's.")
   estimators.check_sequence_length(FLAGS.max_seq_length, bert_config)
+  estimators.check_freeze_layers(FLAGS.freeze_layers, bert_config)
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
     raise ValueError(
         "--max_seq_length=%d must be greater than --max_query_length=%d + 3: "
@@ -390,7 +395,8 @@ def _create_estimator(bert_config, num_train_steps=None,
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
       compute_dtype=estimators.choose_compute_dtype(
-          FLAGS.mixed_precision, FLAGS.use_tpu))
+          FLAGS.mixed_precision, FLAGS.use_tpu),
+      optimizer=FLAGS.optimizer, freeze_layers=FLAGS.freeze_layers)
   return estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
 
