@@ -547,11 +547,7 @@ def _norm_ratio(weight, change):
 
 
 def _root_mean_square(x):
-  squares = tf.square(x)
-  if x.shape.ndims > 1:
-    # A running float32 sum of millions would lose what is added last.
-    squares = tf.reduce_mean(squares, -1)
-  return tf.sqrt(tf.reduce_mean(squares))
+  return tf.sqrt(tf.reduce_mean(tf.square(x)))
 
 
 def _to_dense(gradient, param):
