@@ -670,7 +670,7 @@ def check_freeze_layers(freeze_layers, config):
   """Compares --freeze_layers with the model.
 
   Args:
-    freeze_layers: int, see `find_frozen_variables`.
+    freeze_layers: int, as of `modeling.lower_scopes`.
     config: modeling.BertConfig.
 
   Raises:
@@ -682,28 +682,6 @@ def check_freeze_layers(freeze_layers, config):
         "the embeddings, and up to %d (`num_hidden_layers` of "
         "--bert_config_file) as many layers, too."
         % (freeze_layers, config.num_hidden_layers))
-
-
-def find_frozen_variables(freeze_layers):
-  """The trainable variables that are to be left as they are; logs how many.
-
-  Args:
-    freeze_layers: int; 0 stands for the embeddings, N for the first N layers,
-      too, and -1 for nothing.
-
-  Returns:
-    list of variables, for `optimization.create_optimizer`.
-  """
-  variables = tf.trainable_variables()
-  frozen = modeling.find_lower_variables(variables, freeze_layers)
-  if frozen:
-    sizes = [sum(v.shape.num_elements() for v in some) / 1e6
-             for some in (frozen, variables)]
-    tf.logging.info(
-        "--freeze_layers=%d: %d of %d trainable variables stay as they are, "
-        "%.1f of %.1f million weights.", freeze_layers, len(frozen),
-        len(variables), *sizes)
-  return frozen
 
 
 def training_steps(num_examples, batch_size, num_epochs, warmup_proportion):

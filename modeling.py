@@ -651,20 +651,20 @@ def find_slots(names):
   return owners
 
 
-def find_lower_variables(variables, num_layers, scope="bert"):
-  """Those of the variables that are in a model's lower part, in a list.
+def lower_scopes(num_layers, scope="bert"):
+  """What the names of the variables in a model's lower part start with.
 
   Args:
-    variables: list of variables.
     num_layers: int; 0 is the embeddings alone, N the first N layers, too, and
-      a negative number nothing.
+      -1 nothing.
     scope: str, variable scope of the model.
+
+  Returns:
+    list of str.
   """
   parts = ["embeddings"] + ["encoder/layer_%d" % index
                             for index in range(num_layers)]
-  prefixes = tuple("%s/%s/" % (scope, part) for part in parts)
-  return [variable for variable in variables
-          if num_layers >= 0 and variable.name.startswith(prefixes)]
+  return ["%s/%s/" % (scope, part) for part in parts[:num_layers + 1]]
 
 
 def find_used_variables(outputs, variables):

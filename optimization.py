@@ -90,9 +90,9 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
       changes nothing but the multiple, which is halved (Micikevicius et al.,
       "Mixed Precision Training", arXiv:1710.03740, section 3.2). Not on TPU.
     optimizer: str, "adamw", "lamb" or "adafactor" (see the classes below).
-    frozen: iterable of trainable variables that are to stay as they are. They
-      get no optimizer state, and nothing of the backward pass that only they
-      need is computed.
+    frozen: iterable of str; trainable variables whose name starts with one of
+      them stay as they are. They get no optimizer state, and nothing of the
+      backward pass that only they need is computed.
 
   Returns:
     A `tf.Operation` that updates the variables, then increments the global
@@ -145,11 +145,18 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
 
 def _trained_variables(frozen):
-  """list of the trainable variables that are not in `frozen`."""
-  # By name: variables may compare by value.
-  names = {variable.name for variable in frozen}
-  return [variable for variable in tf.trainable_variables()
-          if variable.name not in names]
+  """list of the trainable variables whose name does not start with `frozen`."""
+  everything = tf.trainable_variables()
+  trained = [variable for variable in everything
+             if not variable.name.startswith(tuple(frozen))]
+  if len(trained) < len(everything):
+    sizes = [sum(v.shape.num_elements() for v in variables) / 1e6
+             for variables in (trained, everything)]
+    tf.logging.info(
+        "Trained are %d of %d trainable variables, %.1f of %.1f million "
+        "weights; the others are frozen.", len(trained), len(everything),
+        *sizes)
+  return trained
 
 
 def _make_optimizer(name, settings):

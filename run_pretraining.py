@@ -73,7 +73,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise; also of the
       product with the word embeddings.
     optimizer: str, see `optimization.create_optimizer`.
-    freeze_layers: int, see `estimators.find_frozen_variables`.
+    freeze_layers: int, embeddings and layers that are not trained, see
+      `modeling.lower_scopes`.
 
   Returns:
     function (features, labels, mode, params, config) to an `estimator_spec`.
@@ -107,7 +108,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
           scale_loss=compute_dtype == tf.float16, optimizer=optimizer,
-          frozen=estimators.find_frozen_variables(freeze_layers))
+          frozen=modeling.lower_scopes(freeze_layers))
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.EVAL:

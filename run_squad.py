@@ -266,7 +266,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     real_tokens_only: bool, as for create_model.
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, likewise.
     optimizer: str, as for optimization.create_optimizer.
-    freeze_layers: int, as for estimators.find_frozen_variables.
+    freeze_layers: int, embeddings and layers that are not trained, as for
+      modeling.lower_scopes.
 
   Returns:
     function (features, labels, mode, params, config) -> estimator spec. Its
@@ -292,7 +293,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
           scale_loss=compute_dtype == tf.float16, optimizer=optimizer,
-          frozen=estimators.find_frozen_variables(freeze_layers))
+          frozen=modeling.lower_scopes(freeze_layers))
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     if mode == estimators.ModeKeys.PREDICT:

@@ -399,7 +399,7 @@ def test_frozen_variables_stay_and_have_no_slots_and_no_part_in_the_norm(name):
   a, b = variable("a", [1.0]), variable("b", [1.0])
   train_op = optimization.create_optimizer(
       tf.reduce_sum(30.0 * a + 0.5 * b), 0.1, 10, 0, False, optimizer=name,
-      frozen=[a])
+      frozen=["a"])
   with started_session() as session:
     session.run(train_op)
     values = values_by_name(session)
@@ -413,7 +413,7 @@ def test_with_everything_frozen_there_is_nothing_to_train():
   loss = matrix_and_vector_loss()
   with pytest.raises(ValueError, match="none of the 0 trainable"):
     optimization.create_optimizer(
-        loss, 0.1, 10, 0, False, frozen=tf.trainable_variables())
+        loss, 0.1, 10, 0, False, frozen=["w", "b"])
 
 
 # The training step.
