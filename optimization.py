@@ -71,9 +71,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   """Builds the operation that does one training step.
 
   The gradients of all trained variables are clipped to a global norm of 1,
-  whatever the optimizer.
-  The norm of an embedding gradient given as rows (`tf.IndexedSlices`) is taken
-  before rows of the same word are added up.
+  whatever the optimizer. The norm of an embedding gradient given as rows
+  (`tf.IndexedSlices`) is taken before rows of the same word are added up.
 
   The learning rate is added to the graph collection `learning_rate` and, except
   on TPU, to the summaries.
@@ -106,6 +105,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   rate = learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step)
   _publish_learning_rate(rate, use_tpu)
   variables = _trained_variables(frozen)
+  _log_frozen(variables)
   if scale_loss and use_tpu:
     raise ValueError("A loss is scaled for float16, which TPUs do not have.")
   scale = LossScale() if scale_loss else None
@@ -146,9 +146,13 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
 def _trained_variables(frozen):
   """list of the trainable variables whose name does not start with `frozen`."""
+  return [variable for variable in tf.trainable_variables()
+          if not variable.name.startswith(tuple(frozen))]
+
+
+def _log_frozen(trained):
+  """Says how much of the model is trained, unless all of it is."""
   everything = tf.trainable_variables()
-  trained = [variable for variable in everything
-             if not variable.name.startswith(tuple(frozen))]
   if len(trained) < len(everything):
     sizes = [sum(v.shape.num_elements() for v in variables) / 1e6
              for variables in (trained, everything)]
@@ -156,7 +160,6 @@ def _trained_variables(frozen):
         "Trained are %d of %d trainable variables, %.1f of %.1f million "
         "weights; the others are frozen.", len(trained), len(everything),
         *sizes)
-  return trained
 
 
 def _make_optimizer(name, settings):
