@@ -155,7 +155,16 @@ def define_training_flags():
       "Keep only each layer's input and compute the layer again for the "
       "gradients: a fraction of the memory, a third more time, the same "
       "result. =N keeps the input of every Nth layer.")
-  DEFINE_float("learning_rate", 5e-5, "Adam's peak learning rate.")
+  DEFINE_float("learning_rate", 5e-5, "Peak of the learning rate.")
+  DEFINE_enum(
+      "optimizer", "adamw", ["adamw", "lamb", "adafactor"],
+      "adamw: what BERT was trained with. lamb: for batches of thousands, with "
+      "a rate of about 1e-3. adafactor: keeps next to nothing in memory, where "
+      "the others keep two numbers a weight.")
+  DEFINE_integer(
+      "freeze_layers", -1,
+      "Leave the embeddings and this many of the lowest layers as they are: "
+      "less time and memory. 0 freezes the embeddings, -1 nothing.")
   DEFINE_bool(
       "group_by_length", False,
       "Make training batches of examples of similar length, in random order: "

@@ -147,9 +147,6 @@ _READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 def model_variables(names):
   """The variables that make up a model, without what training keeps on them.
 
-  An optimizer's slot is named like a variable of the model, with a part added,
-  for example `output_bias/adam_m`.
-
   Args:
     names: iterable of str, all variables of a checkpoint.
 
@@ -157,10 +154,7 @@ def model_variables(names):
     sorted list of str.
   """
   names = set(names)
-  return sorted(
-      name for name in names - _TRAINING_STATE
-      if not any(name[:slash.start()] in names
-                 for slash in re.finditer("/", name)))
+  return sorted(names - _TRAINING_STATE - set(modeling.find_slots(names)))
 
 
 def _open_checkpoint(path):

@@ -139,13 +139,84 @@ def train(estimator, input_fn, num_train_steps, batch_size, log_steps=100,
       itself logs the loss there.
 
   Raises:
-    ValueError: the loss became NaN.
+    ValueError: the loss became NaN, or a checkpoint in the output folder is of
+      another optimizer or had more layers frozen.
   """
-  hooks = []
+  hooks = [ResumptionHook(estimator.model_dir)]
   if not use_tpu:
     hooks.append(ProgressHook(
         num_train_steps, batch_size, log_steps, estimator.model_dir))
   estimator.train(input_fn=input_fn, max_steps=num_train_steps, hooks=hooks)
+
+
+class ResumptionHook(tf.train.SessionRunHook):
+  """Compares the optimizer's state with that of a checkpoint to go on from.
+
+  TensorFlow would only say which name it did not find.
+
+  Args:
+    output_dir: str, folder whose newest checkpoint would be restored.
+  """
+
+  def __init__(self, output_dir):
+    self._output_dir = output_dir
+
+  def begin(self):
+    checkpoint = latest_checkpoint(self._output_dir)
+    if checkpoint:
+      check_optimizer_state(checkpoint, tf.global_variables())
+
+
+# Flag values, by what the names of an optimizer's slots start with.
+_OPTIMIZERS_OF_SLOTS = {
+    "adam": "adamw", "lamb": "lamb", "adafactor": "adafactor"}
+
+
+def check_optimizer_state(checkpoint, variables):
+  """Whether training can go on from a checkpoint of the output folder.
+
+  Args:
+    checkpoint: str, its prefix.
+    variables: list of the graph's variables, optimizer slots included.
+
+  Raises:
+    ValueError: it lacks slots: it is another optimizer's, or none's, or its
+      training left variables out that are trained now.
+  """
+  stored = set(tf.train.load_checkpoint(
+      checkpoint).get_variable_to_shape_map())
+  ours = _slots_by_optimizer([_plain_name(v) for v in variables])
+  theirs = _slots_by_optimizer(stored)
+  missing = sorted(set().union(*ours.values()) - stored)
+  if not missing:
+    return
+  optimizer = sorted(ours)[0]
+  if optimizer in theirs:
+    problem = "trained with more layers frozen than --freeze_layers says now"
+    remedy = "To go on, give the --freeze_layers it was trained with"
+  elif theirs:
+    problem = "trained with --optimizer=%s, not %s" % (
+        sorted(theirs)[0], optimizer)
+    remedy = "To go on, give --optimizer=%s" % sorted(theirs)[0]
+  else:
+    problem = "without any optimizer's state, so not one to go on from"
+    remedy = "To go on, put the run's own checkpoint there"
+  raise ValueError(
+      "--output_dir holds the checkpoint %s, %s: it lacks %s. %s; to start a "
+      "new training from its weights, give another --output_dir and "
+      "--init_checkpoint=%s."
+      % (checkpoint, problem, _list_names(missing), remedy, checkpoint))
+
+
+def _slots_by_optimizer(names):
+  """dict of --optimizer's values to sets of names of their slots."""
+  found = {}
+  for slot in modeling.find_slots(names):
+    optimizer = _OPTIMIZERS_OF_SLOTS.get(
+        slot.split("/")[-1].split("_")[0])
+    if optimizer:
+      found.setdefault(optimizer, set()).add(slot)
+  return found
 
 
 def log_scalar(name, tensor, use_tpu):
@@ -593,6 +664,24 @@ def check_vocab_size(vocab_size, config, vocab_file):
         "%s has %d tokens and the model %d: harmless if rows were added to "
         "the model on purpose, otherwise the wrong vocabulary.",
         vocab_file, vocab_size, config.vocab_size)
+
+
+def check_freeze_layers(freeze_layers, config):
+  """Compares --freeze_layers with the model.
+
+  Args:
+    freeze_layers: int, as of `modeling.lower_scopes`.
+    config: modeling.BertConfig.
+
+  Raises:
+    ValueError: the model has fewer layers, or it is below -1.
+  """
+  if not -1 <= freeze_layers <= config.num_hidden_layers:
+    raise ValueError(
+        "--freeze_layers=%d is out of range: -1 trains everything, 0 freezes "
+        "the embeddings, and up to %d (`num_hidden_layers` of "
+        "--bert_config_file) as many layers, too."
+        % (freeze_layers, config.num_hidden_layers))
 
 
 def training_steps(num_examples, batch_size, num_epochs, warmup_proportion):

@@ -624,15 +624,52 @@ def compare_with_checkpoint(tvars, init_checkpoint):
   stored = reader.get_variable_to_shape_map()
   shapes = {_variable_name(v): v.shape.as_list() for v in tvars}
   common = sorted(set(shapes) & set(stored))
+  slots = find_slots(stored)
   unused = [name for name in sorted(set(stored) - set(shapes))
-            if name != "global_step"
-            and not re.search(r"/(adam_[mv]|Adam(_1)?)$", name)]
+            if name != "global_step" and name not in slots]
   return CheckpointCoverage(
       matched=[name for name in common if shapes[name] == stored[name]],
       missing=sorted(set(shapes) - set(stored)),
       unused=unused,
       mismatched=[(name, shapes[name], stored[name]) for name in common
                   if shapes[name] != stored[name]])
+
+
+def find_slots(names):
+  """Which of a checkpoint's variables are what an optimizer keeps on others.
+
+  Such a slot is named like a variable of the model, with a part added, for
+  example `output_bias/adam_m`.
+
+  Args:
+    names: iterable of str, all variables of a checkpoint or graph.
+
+  Returns:
+    dict of each slot's name to that of its variable.
+  """
+  names = set(names)
+  owners = {}
+  for name in names:
+    for slash in re.finditer("/", name):
+      if name[:slash.start()] in names:
+        owners[name] = name[:slash.start()]
+  return owners
+
+
+def lower_scopes(num_layers, scope="bert"):
+  """What the names of the variables in a model's lower part start with.
+
+  Args:
+    num_layers: int; 0 is the embeddings alone, N the first N layers, too, and
+      -1 nothing.
+    scope: str, variable scope of the model.
+
+  Returns:
+    list of str.
+  """
+  parts = ["embeddings"] + ["encoder/layer_%d" % index
+                            for index in range(num_layers)]
+  return ["%s/%s/" % (scope, part) for part in parts[:num_layers + 1]]
 
 
 def find_used_variables(outputs, variables):

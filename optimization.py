@@ -1,4 +1,4 @@
-"""Turns a loss into a training step: schedule, clipping, Adam with decay.
+"""Turns a loss into a training step: schedule, clipping, optimizer.
 
 For example
 
@@ -6,12 +6,14 @@ For example
       loss, init_lr=2e-5, num_train_steps=1000, num_warmup_steps=100,
       use_tpu=False)
 
-The optimizer is Adam (Kingma and Ba, arXiv:1412.6980) without its bias
+The default optimizer is Adam (Kingma and Ba, arXiv:1412.6980) without its bias
 correction and with the weight decay taken out of the gradient (Loshchilov and
 Hutter, arXiv:1711.05101). BERT was pre-trained with it (arXiv:1810.04805,
-appendix A.2).
+appendix A.2). The others are LAMB, for batches of thousands, and Adafactor,
+whose state takes next to no memory.
 """
 
+import math
 import re
 
 import tensorflow.compat.v1 as tf
@@ -65,12 +67,13 @@ def learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step=None):
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
-                     scale_loss=False, gradients=None):
+                     scale_loss=False, gradients=None, optimizer="adamw",
+                     frozen=()):
   """Builds the operation that does one training step.
 
-  The gradients of all trainable variables are clipped to a global norm of 1.
-  The norm of an embedding gradient given as rows (`tf.IndexedSlices`) is taken
-  before rows of the same word are added up.
+  The gradients of all trained variables are clipped to a global norm of 1,
+  whatever the optimizer. The norm of an embedding gradient given as rows
+  (`tf.IndexedSlices`) is taken before rows of the same word are added up.
 
   The learning rate is added to the graph collection `learning_rate` and, except
   on TPU, to the summaries.
@@ -86,21 +89,26 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
       gradients of a multiple of the loss. A step whose gradients overflow
       changes nothing but the multiple, which is halved (Micikevicius et al.,
       "Mixed Precision Training", arXiv:1710.03740, section 3.2). Not on TPU.
-    gradients: those of the trainable variables if the caller has them, from
-      `accumulate_gradients` with the same `scale_loss`.
+    gradients: those of the trained variables if the caller has them, from
+      `accumulate_gradients` with the same `scale_loss` and `frozen`.
+    optimizer: str, "adamw", "lamb" or "adafactor" (see the classes below).
+    frozen: iterable of str; trainable variables whose name starts with one of
+      them stay as they are. They get no optimizer state, and nothing of the
+      backward pass that only they need is computed.
 
   Returns:
     A `tf.Operation` that updates the variables, then increments the global
     step.
 
   Raises:
-    ValueError: `num_train_steps` is not positive, or `loss` depends on no
-      trainable variable.
+    ValueError: `num_train_steps` is not positive, there is no such optimizer,
+      or `loss` depends on no trainable variable that is not frozen.
   """
   global_step = tf.train.get_or_create_global_step()
   rate = learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step)
   _publish_learning_rate(rate, use_tpu)
-  variables = tf.trainable_variables()
+  variables = _trained_variables(frozen)
+  _log_frozen(variables)
   if scale_loss and use_tpu:
     raise ValueError("A loss is scaled for float16, which TPUs do not have.")
   scale = LossScale() if scale_loss else None
@@ -118,8 +126,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   }
   if use_tpu:
     gradients, _ = tf.clip_by_global_norm(gradients, _CLIP_NORM)
-    optimizer = tf.tpu.CrossShardOptimizer(
-        AdamWeightDecayOptimizer(**settings))
+    updater = tf.tpu.CrossShardOptimizer(
+        _make_optimizer(optimizer, settings))
   else:
     norm = tf.linalg.global_norm(gradients)
     if scale:
@@ -127,11 +135,11 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
           norm / scale.value, _CLIP_NORM) / scale.value
     else:
       gradient_scale = _clipping_factor(norm, _CLIP_NORM)
-    optimizer = AdamWeightDecayOptimizer(
-        gradient_scale=gradient_scale, **settings)
+    settings["gradient_scale"] = gradient_scale
+    updater = _make_optimizer(optimizer, settings)
 
   def update():
-    return optimizer.apply_gradients(
+    return updater.apply_gradients(
         zip(gradients, variables), global_step=global_step)
 
   updates = scale.update(norm, update) if scale else update()
@@ -141,7 +149,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
 
 def accumulate_gradients(loss_fn, features, num_micro_batches,
-                         scale_loss=False):
+                         scale_loss=False, frozen=()):
   """Gradients of a batch, computed one part of it after the other.
 
   As many examples as fit into memory at a time; the parts' activations never
@@ -165,10 +173,11 @@ def accumulate_gradients(loss_fn, features, num_micro_batches,
     features: dict of tensors [B, ...], B known.
     num_micro_batches: int, parts; 1 computes as if there were no parts.
     scale_loss: bool, see `create_optimizer`.
+    frozen: iterable of str, likewise.
 
   Returns:
     (losses, gradients): list of scalars, in the order of `loss_fn`; list with
-    a tensor or None for each trainable variable, or None if there is one part.
+    a tensor or None for each trained variable, or None if there is one part.
 
   Raises:
     ValueError: the parts do not divide the batch.
@@ -176,31 +185,33 @@ def accumulate_gradients(loss_fn, features, num_micro_batches,
   if num_micro_batches == 1:
     return loss_fn(features), None
   parts = _split_batch(features, num_micro_batches)
+
+  def part_gradients(index):
+    return _part_gradients(
+        loss_fn, {name: values[index] for name, values in parts.items()},
+        num_micro_batches, scale_loss, frozen)
+
   # The first part makes the variables, which a loop could not.
-  totals = _part_gradients(loss_fn, parts, 0, num_micro_batches, scale_loss)
-  variables = tf.trainable_variables()
-  used = [i for i, total in enumerate(totals[1]) if total is not None]
-  num_losses = len(totals[0])
+  losses, gradients = part_gradients(0)
+  used = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
   def add_part(index, *totals):
     with tf.variable_scope(tf.get_variable_scope(), reuse=True):
-      losses, gradients = _part_gradients(
-          loss_fn, parts, index, num_micro_batches, scale_loss, variables)
+      losses, gradients = part_gradients(index)
     new = losses + [gradients[i] for i in used]
     totals = [total + value for total, value in zip(totals, new)]
     with tf.control_dependencies(totals):  # One part at a time.
       return [index + 1] + totals
 
-  flat = totals[0] + [totals[1][i] for i in used]
+  flat = losses + [gradients[i] for i in used]
   with tf.control_dependencies(flat):
     start = tf.constant(1)
   flat = tf.while_loop(
       lambda index, *_: index < num_micro_batches, add_part, [start] + flat,
       parallel_iterations=1)[1:]
-  gradients = [None] * len(variables)
-  for i, gradient in zip(used, flat[num_losses:]):
+  for i, gradient in zip(used, flat[len(losses):]):
     gradients[i] = gradient
-  return flat[:num_losses], gradients
+  return flat[:len(losses)], gradients
 
 
 def _split_batch(features, num_parts):
@@ -218,18 +229,43 @@ def _split_batch(features, num_parts):
   return parts
 
 
-def _part_gradients(loss_fn, parts, index, num_parts, scale_loss,
-                    variables=None):
+def _part_gradients(loss_fn, features, num_parts, scale_loss, frozen):
   """What one part adds to the losses and to the gradients, as lists."""
-  losses = loss_fn({name: tensor[index] for name, tensor in parts.items()})
-  losses = [loss / num_parts for loss in losses]
-  if variables is None:
-    variables = tf.trainable_variables()
+  losses = [loss / num_parts for loss in loss_fn(features)]
+  variables = _trained_variables(frozen)
   loss = losses[0] * LossScale().value if scale_loss else losses[0]
   gradients = tf.gradients(loss, variables)
   return losses, [
       gradient if gradient is None else _to_dense(gradient, variable)
       for gradient, variable in zip(gradients, variables)]
+
+
+def _trained_variables(frozen):
+  """list of the trainable variables whose name does not start with `frozen`."""
+  return [variable for variable in tf.trainable_variables()
+          if not variable.name.startswith(tuple(frozen))]
+
+
+def _log_frozen(trained):
+  """Says how much of the model is trained, unless all of it is."""
+  everything = tf.trainable_variables()
+  if len(trained) < len(everything):
+    sizes = [sum(v.shape.num_elements() for v in variables) / 1e6
+             for variables in (trained, everything)]
+    tf.logging.info(
+        "Trained are %d of %d trainable variables, %.1f of %.1f million "
+        "weights; the others are frozen.", len(trained), len(everything),
+        *sizes)
+
+
+def _make_optimizer(name, settings):
+  """The optimizer of that name, with these keyword arguments."""
+  classes = {"adamw": AdamWeightDecayOptimizer, "lamb": LambOptimizer,
+             "adafactor": AdafactorOptimizer}
+  if name not in classes:
+    raise ValueError("There is no `optimizer` %r, only %s."
+                     % (name, ", ".join(sorted(classes))))
+  return classes[name](**settings)
 
 
 def _publish_learning_rate(rate, use_tpu):
@@ -296,13 +332,153 @@ def _clipping_factor(norm, clip_norm):
   return tf.where(tf.is_finite(norm), factor, not_a_number)
 
 
-class AdamWeightDecayOptimizer(tf.train.Optimizer):
+class _Optimizer(tf.train.Optimizer):
+  """What the optimizers share: the pass over the weights, and their state.
+
+  The state of a variable is in the variables `<its name>/<slot>`, created in
+  the current variable scope, or shared if that scope has them already. What a
+  subclass adds is the names and shapes of these slots, and the arithmetic.
+  """
+
+  def __init__(self, learning_rate, weight_decay_rate,
+               exclude_from_weight_decay, name, gradient_scale):
+    super(_Optimizer, self).__init__(False, name)
+    self.learning_rate, self.gradient_scale = learning_rate, gradient_scale
+    self.weight_decay_rate = weight_decay_rate
+    self.exclude_from_weight_decay = exclude_from_weight_decay
+    self._created_slots = []
+
+  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    """Builds the update of the variables.
+
+    Args:
+      grads_and_vars: pairs of a gradient (tensor, `tf.IndexedSlices` or None)
+        and its float32 variable; those with a None are skipped.
+      global_step: int scalar, number of steps done, for optimizers whose
+        arithmetic depends on it; then None is the graph's. The caller
+        increments it.
+      name: string, name of the returned operation.
+
+    Returns:
+      A `tf.Operation`.
+    """
+    pairs = [(gradient, param) for gradient, param in grads_and_vars
+             if gradient is not None and param is not None]
+    slots = [self._create_slots(param) for _, param in pairs]
+    compiled_step = tf.function(self._step, jit_compile=True, autograph=False)
+    updates = []
+    # A gradient may be computed from other weights than its own. None of them
+    # may change before all the gradients are there.
+    with tf.control_dependencies([gradient for gradient, _ in pairs]):
+      scalars = self._scalars(global_step)
+      for (gradient, param), state in zip(pairs, slots):
+        step = compiled_step if _is_compilable(param) else self._step
+        excluded = self._is_excluded(self._get_variable_name(param.name))
+        updates.append(step(
+            param, state, _to_dense(gradient, param), scalars,
+            self.gradient_scale, excluded))
+    return tf.group(*updates, name=name)
+
+  def variables(self):
+    """Returns the slots created so far."""
+    return list(self._created_slots)
+
+  def _slot_shapes(self, shape):
+    """Returns pairs of the name and shape of each slot of such a variable."""
+    raise NotImplementedError
+
+  def _scalars(self, global_step):
+    """Returns a list of scalars for all updates, the learning rate first."""
+    del global_step
+    return [tf.convert_to_tensor(self.learning_rate, tf.float32)]
+
+  def _update(self, old, slots, gradient, scalars, excluded):
+    """Computes a step.
+
+    Args:
+      old: float32 tensor, the weight.
+      slots: list of tensors, its state, as in `_slot_shapes`.
+      gradient: float32 tensor of the weight's shape.
+      scalars: list of tensors, from `_scalars`.
+      excluded: bool, whether the weight is one of those not to decay.
+
+    Returns:
+      The new weight, and the list of its new slots.
+    """
+    raise NotImplementedError
+
+  def _create_slots(self, param):
+    """Returns the variables with the state of `param`."""
+    prefix = self._get_variable_name(param.name)
+    with tf.variable_scope(
+        tf.get_variable_scope(), reuse=tf.AUTO_REUSE,
+        auxiliary_name_scope=False):
+      slots = [
+          tf.get_variable(
+              "%s/%s" % (prefix, name), shape, tf.float32,
+              initializer=tf.zeros_initializer(), trainable=False,
+              use_resource=_is_resource(param))
+          for name, shape in self._slot_shapes(param.shape.as_list())]
+    self._created_slots += slots
+    return slots
+
+  def _step(self, param, slots, gradient, scalars, scale, excluded):
+    """Does a step on a weight and its state.
+
+    Args:
+      param: variable.
+      slots: list of its slots, variables.
+      gradient: tensor of its shape.
+      scalars: list of tensors, from `_scalars`.
+      scale: scalar that multiplies the gradient, or None.
+      excluded: bool, whether the weight is one of those not to decay.
+
+    Returns:
+      A tensor that is there when the step is done; its value has no meaning.
+    """
+    gradient = tf.cast(gradient, tf.float32)
+    if scale is not None:
+      gradient *= scale
+    new, new_slots = self._update(
+        tf.convert_to_tensor(param),
+        [tf.convert_to_tensor(slot) for slot in slots], gradient, scalars,
+        excluded)
+    assignments = [slot.assign(value) for slot, value in zip(slots, new_slots)]
+    assignments.append(param.assign(new))
+    with tf.control_dependencies(assignments):
+      return tf.identity(scalars[0])
+
+  def _with_decay(self, change, old, excluded):
+    """Returns the change of a weight, in learning rates, with its decay."""
+    if excluded or not self.weight_decay_rate:
+      return change
+    # The decay bypasses the moments: as a part of the gradient it would be
+    # divided by the root of `v` (arXiv:1711.05101, section 2).
+    return change + self.weight_decay_rate * old
+
+  def _do_use_weight_decay(self, param_name):
+    """Tells whether the variable of that name decays."""
+    return bool(self.weight_decay_rate) and not self._is_excluded(param_name)
+
+  def _is_excluded(self, param_name):
+    """Tells whether a variable of that name is one of those not to decay."""
+    patterns = self.exclude_from_weight_decay or ()
+    return any(re.search(pattern, param_name) for pattern in patterns)
+
+  def _get_variable_name(self, param_name):
+    """Returns the name without the `:0` of a tensor's name."""
+    return re.sub(r":\d+$", "", param_name)
+
+
+class AdamWeightDecayOptimizer(_Optimizer):
   """Adam without bias correction and with decoupled weight decay.
 
   The moments of a variable are the variables `<its name>/adam_m` and
   `<its name>/adam_v`, created in the current variable scope, or shared if that
   scope has them already.
   """
+
+  _SLOTS = ("adam_m", "adam_v")
 
   def __init__(self, learning_rate, weight_decay_rate=0.0, beta_1=0.9,
                beta_2=0.999, epsilon=1e-6, exclude_from_weight_decay=None,
@@ -322,101 +498,162 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       gradient_scale: float32 scalar by which every gradient is multiplied, in
         the same pass over the weights as the update; None for 1.
     """
-    super(AdamWeightDecayOptimizer, self).__init__(False, name)
-    self.learning_rate, self.gradient_scale = learning_rate, gradient_scale
+    super(AdamWeightDecayOptimizer, self).__init__(
+        learning_rate, weight_decay_rate, exclude_from_weight_decay, name,
+        gradient_scale)
     self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-    self.weight_decay_rate = weight_decay_rate
-    self.exclude_from_weight_decay = exclude_from_weight_decay
-    self._moments = []
 
-  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
-    """Builds the update of the variables.
+  def _slot_shapes(self, shape):
+    return [(name, shape) for name in self._SLOTS]
+
+  def _new_moments(self, moments, gradient):
+    """Returns the running means of gradients and of their squares."""
+    m, v = moments
+    return [self.beta_1 * m + (1.0 - self.beta_1) * gradient,
+            self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)]
+
+  def _update(self, old, slots, gradient, scalars, excluded):
+    m, v = self._new_moments(slots, gradient)
+    change = m / (tf.sqrt(v) + self.epsilon)
+    change = self._with_decay(change, old, excluded)
+    return old - scalars[0] * change, [m, v]
+
+
+class LambOptimizer(AdamWeightDecayOptimizer):
+  """LAMB, whose step in a weight matrix is a share of the matrix's norm.
+
+  Algorithm 2 of You et al., "Large Batch Optimization for Deep Learning:
+  Training BERT in 76 minutes", arXiv:1904.00962, with the identity for the
+  function of the norm there: Adam with its bias correction and the decay, then
+  brought to the weight's own norm. It stays as it is where one of the two norms
+  is 0, and in variables excluded from the decay: biases start at zero, and
+  steps in proportion to their norm would hardly leave it. (The authors' program
+  makes the same exceptions.)
+
+  The moments of a variable are `<its name>/lamb_m` and `<its name>/lamb_v`.
+  """
+
+  _SLOTS = ("lamb_m", "lamb_v")
+
+  def __init__(self, learning_rate, weight_decay_rate=0.0, beta_1=0.9,
+               beta_2=0.999, epsilon=1e-6, exclude_from_weight_decay=None,
+               name="LambOptimizer", gradient_scale=None):
+    """Stores the settings, which are those of `AdamWeightDecayOptimizer`."""
+    super(LambOptimizer, self).__init__(
+        learning_rate, weight_decay_rate, beta_1, beta_2, epsilon,
+        exclude_from_weight_decay, name, gradient_scale)
+
+  def _scalars(self, global_step):
+    step = _step_number(global_step)
+    # 1 - beta^step; as a difference, 0.001 would keep four digits.
+    corrections = [-tf.math.expm1(step * math.log(beta))
+                   for beta in (self.beta_1, self.beta_2)]
+    return super(LambOptimizer, self)._scalars(global_step) + corrections
+
+  def _update(self, old, slots, gradient, scalars, excluded):
+    rate, m_correction, v_correction = scalars
+    m, v = self._new_moments(slots, gradient)
+    change = m / m_correction / (tf.sqrt(v / v_correction) + self.epsilon)
+    change = self._with_decay(change, old, excluded)
+    if not excluded:
+      rate *= _norm_ratio(old, change)
+    return old - rate * change, [m, v]
+
+
+class AdafactorOptimizer(_Optimizer):
+  """Adafactor: of a matrix, row and column means of squared gradients.
+
+  Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory
+  Cost", arXiv:1804.04235: algorithm 4 for matrices and 5 for all else, with
+  the settings of algorithm 6: means that decay by 1 - step^-0.8 (section 7.2),
+  clipped updates (section 6), no first moment (section 4). Two things are not
+  the paper's:
+
+  - The step is the learning rate, not multiplied by the root mean square of
+    the weight (section 8). So a rate means about what it means to Adam; with
+    the factor, of some 0.04 in BERT, usual ones would do nothing.
+  - Weights may decay, as with `AdamWeightDecayOptimizer`.
+
+  The state of a matrix [R, C] is the variables `<its name>/adafactor_row` [R]
+  and `<its name>/adafactor_column` [C], of another variable
+  `<its name>/adafactor_v`, of its shape.
+  """
+
+  def __init__(self, learning_rate, weight_decay_rate=0.0, decay_exponent=0.8,
+               clipping_threshold=1.0, epsilon=1e-30,
+               exclude_from_weight_decay=None, name="AdafactorOptimizer",
+               gradient_scale=None):
+    """Stores the settings; builds nothing.
 
     Args:
-      grads_and_vars: pairs of a gradient (tensor, `tf.IndexedSlices` or None)
-        and its float32 variable; those with a None are skipped.
-      global_step: not used; the caller increments it.
-      name: string, name of the returned operation.
-
-    Returns:
-      A `tf.Operation`.
+      learning_rate: float or float32 scalar.
+      weight_decay_rate: float, share of a weight taken off in a step, as a
+        multiple of the learning rate.
+      decay_exponent: float; step t enters the means with weight t^-exponent.
+      clipping_threshold: float, largest root mean square of a variable's
+        change, in learning rates and without the decay.
+      epsilon: float, added to the squares of gradients.
+      exclude_from_weight_decay: list of regular expressions; no decay for
+        variables in whose name one of them is found.
+      name: string, name of the optimizer.
+      gradient_scale: float32 scalar by which every gradient is multiplied, in
+        the same pass over the weights as the update; None for 1.
     """
-    del global_step
-    pairs = [(gradient, param) for gradient, param in grads_and_vars
-             if gradient is not None and param is not None]
-    moments = [self._create_moments(param) for _, param in pairs]
-    compiled_update = tf.function(
-        self._update, jit_compile=True, autograph=False)
-    updates = []
-    # A gradient may be computed from other weights than its own. None of them
-    # may change before all the gradients are there.
-    with tf.control_dependencies([gradient for gradient, _ in pairs]):
-      rate = tf.convert_to_tensor(self.learning_rate, tf.float32)
-      for (gradient, param), (m, v) in zip(pairs, moments):
-        update = compiled_update if _is_compilable(param) else self._update
-        decayed = self._do_use_weight_decay(self._get_variable_name(param.name))
-        updates.append(update(
-            param, m, v, _to_dense(gradient, param), rate, self.gradient_scale,
-            decayed))
-    return tf.group(*updates, name=name)
+    super(AdafactorOptimizer, self).__init__(
+        learning_rate, weight_decay_rate, exclude_from_weight_decay, name,
+        gradient_scale)
+    self.decay_exponent, self.epsilon = decay_exponent, epsilon
+    self.clipping_threshold = clipping_threshold
 
-  def variables(self):
-    """Returns the moments created so far."""
-    return list(self._moments)
+  def _slot_shapes(self, shape):
+    if len(shape) != 2:
+      return [("adafactor_v", shape)]
+    return [("adafactor_row", shape[:1]), ("adafactor_column", shape[1:])]
 
-  def _create_moments(self, param):
-    """Returns the variables with the two moments of `param`."""
-    prefix = self._get_variable_name(param.name)
-    with tf.variable_scope(
-        tf.get_variable_scope(), reuse=tf.AUTO_REUSE,
-        auxiliary_name_scope=False):
-      moments = [
-          tf.get_variable(
-              prefix + suffix, param.shape.as_list(), tf.float32,
-              initializer=tf.zeros_initializer(), trainable=False,
-              use_resource=_is_resource(param))
-          for suffix in ("/adam_m", "/adam_v")]
-    self._moments += moments
-    return moments
+  def _scalars(self, global_step):
+    share = tf.pow(_step_number(global_step), -self.decay_exponent)
+    return super(AdafactorOptimizer, self)._scalars(global_step) + [share]
 
-  def _update(self, param, m, v, gradient, rate, scale, decayed):
-    """Does a step on a weight and its moments.
+  def _update(self, old, slots, gradient, scalars, excluded):
+    rate, share = scalars
+    squares = tf.square(gradient) + self.epsilon
+    is_matrix = len(slots) == 2
+    # The paper's sums, as means: their product's scale is the same.
+    entries = ([tf.reduce_mean(squares, 1), tf.reduce_mean(squares, 0)]
+               if is_matrix else [squares])
+    slots = [(1.0 - share) * slot + share * entry
+             for slot, entry in zip(slots, entries)]
+    if is_matrix:
+      row, column = slots
+      # One after the other: a product of small means would be 0 in float32.
+      change = (gradient * tf.rsqrt(row / tf.reduce_mean(row))[:, tf.newaxis]
+                * tf.rsqrt(column))
+    else:
+      change = gradient * tf.rsqrt(slots[0])
+    change /= tf.maximum(
+        1.0, _root_mean_square(change) / self.clipping_threshold)
+    return old - rate * self._with_decay(change, old, excluded), slots
 
-    Args:
-      param, m, v: the three variables.
-      gradient: tensor of their shape.
-      rate: scalar, learning rate.
-      scale: scalar that multiplies the gradient, or None.
-      decayed: bool, whether the weight decays.
 
-    Returns:
-      A tensor that is there when the step is done; its value has no meaning.
-    """
-    gradient = tf.cast(gradient, tf.float32)
-    if scale is not None:
-      gradient *= scale
-    old = tf.convert_to_tensor(param)
-    new_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
-    new_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
-    change = new_m / (tf.sqrt(new_v) + self.epsilon)
-    if decayed:
-      # The decay bypasses the moments: as a part of the gradient it would be
-      # divided by the root of `v` (arXiv:1711.05101, section 2).
-      change += self.weight_decay_rate * old
-    assignments = [
-        m.assign(new_m), v.assign(new_v), param.assign(old - rate * change)]
-    with tf.control_dependencies(assignments):
-      return tf.identity(rate)
+def _step_number(global_step):
+  """Returns the number of the step to do, from 1, as a float32 scalar.
 
-  def _do_use_weight_decay(self, param_name):
-    """Tells whether the variable of that name decays."""
-    patterns = self.exclude_from_weight_decay or ()
-    return bool(self.weight_decay_rate) and not any(
-        re.search(pattern, param_name) for pattern in patterns)
+  Steps that are skipped because their gradients overflow count, too.
+  """
+  if global_step is None:
+    global_step = tf.train.get_or_create_global_step()
+  return tf.cast(global_step, tf.float32) + 1.0
 
-  def _get_variable_name(self, param_name):
-    """Returns the name without the `:0` of a tensor's name."""
-    return re.sub(r":\d+$", "", param_name)
+
+def _norm_ratio(weight, change):
+  """Returns the first's norm divided by the second's; 1 if either is 0."""
+  norm, change_norm = _root_mean_square(weight), _root_mean_square(change)
+  is_defined = tf.logical_and(norm > 0.0, change_norm > 0.0)
+  return tf.where(is_defined, norm / change_norm, 1.0)
+
+
+def _root_mean_square(x):
+  return tf.sqrt(tf.reduce_mean(tf.square(x)))
 
 
 def _to_dense(gradient, param):

@@ -58,7 +58,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
                      compute_dtype=tf.float32, gradient_accumulation_steps=1,
-                     gradient_checkpointing=0):
+                     gradient_checkpointing=0, optimizer="adamw",
+                     freeze_layers=-1):
   """A `model_fn` for `estimators.create_estimator`.
 
   Args:
@@ -75,6 +76,9 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     gradient_accumulation_steps: int, parts of a training batch, see
       `optimization.accumulate_gradients`.
     gradient_checkpointing: int, see `modeling.BertModel`.
+    optimizer: str, see `optimization.create_optimizer`.
+    freeze_layers: int, embeddings and layers that are not trained, see
+      `modeling.lower_scopes`.
 
   Returns:
     function (features, labels, mode, params, config) to an `estimator_spec`.
@@ -117,15 +121,18 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
 
     if mode == estimators.ModeKeys.TRAIN:
       scale_loss = compute_dtype == tf.float16
+      frozen = modeling.lower_scopes(freeze_layers)
       (loss, masked_lm_loss, next_sentence_loss), gradients = (
           optimization.accumulate_gradients(
-              build_losses, features, gradient_accumulation_steps, scale_loss))
+              build_losses, features, gradient_accumulation_steps,
+              scale_loss, frozen))
       scaffold_fn = initialize()
       estimators.log_scalar("masked_lm_loss", masked_lm_loss, use_tpu)
       estimators.log_scalar("next_sentence_loss", next_sentence_loss, use_tpu)
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=scale_loss, gradients=gradients)
+          scale_loss=scale_loss, gradients=gradients, optimizer=optimizer,
+          frozen=frozen)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     ((masked_lm_loss, masked_lm_losses, log_probs),
@@ -488,6 +495,7 @@ def _check_flags():
                      "must be True.")
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   estimators.check_sequence_length(FLAGS.max_seq_length, config)
+  estimators.check_freeze_layers(FLAGS.freeze_layers, config)
   if FLAGS.init_checkpoint:
     modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
   return config
@@ -527,7 +535,8 @@ def main(_):
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu),
       gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
-      gradient_checkpointing=FLAGS.gradient_checkpointing)
+      gradient_checkpointing=FLAGS.gradient_checkpointing,
+      optimizer=FLAGS.optimizer, freeze_layers=FLAGS.freeze_layers)
   estimator = estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
   if FLAGS.do_train:

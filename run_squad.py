@@ -255,7 +255,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, real_tokens_only=False,
                      compute_dtype=tf.float32, gradient_accumulation_steps=1,
-                     gradient_checkpointing=0):
+                     gradient_checkpointing=0, optimizer="adamw",
+                     freeze_layers=-1):
   """Makes the `model_fn` of an Estimator, for training and prediction.
 
   Args:
@@ -271,6 +272,9 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     gradient_accumulation_steps: int, parts of a training batch, see
       `optimization.accumulate_gradients`.
     gradient_checkpointing: int, see `modeling.BertModel`.
+    optimizer: str, as for optimization.create_optimizer.
+    freeze_layers: int, embeddings and layers that are not trained, as for
+      modeling.lower_scopes.
 
   Returns:
     function (features, labels, mode, params, config) -> estimator spec. Its
@@ -303,12 +307,14 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
 
     if is_training:
       scale_loss = compute_dtype == tf.float16
+      frozen = modeling.lower_scopes(freeze_layers)
       (loss,), gradients = optimization.accumulate_gradients(
-          build_loss, features, gradient_accumulation_steps, scale_loss)
+          build_loss, features, gradient_accumulation_steps, scale_loss, frozen)
       scaffold_fn = initialize([loss])
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-          scale_loss=scale_loss, gradients=gradients)
+          scale_loss=scale_loss, gradients=gradients, optimizer=optimizer,
+          frozen=frozen)
       return estimators.estimator_spec(
           mode=mode, loss=loss, train_op=train_op, scaffold_fn=scaffold_fn)
     start_logits, end_logits = build(features)
@@ -381,6 +387,7 @@ def validate_flags_or_throw(bert_config):
     raise ValueError("--do_eval after --do_train needs --do_predict: the "
                      "answers saved in --output_dir are not this model's.")
   estimators.check_sequence_length(FLAGS.max_seq_length, bert_config)
+  estimators.check_freeze_layers(FLAGS.freeze_layers, bert_config)
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
     raise ValueError(
         "--max_seq_length=%d must be greater than --max_query_length=%d + 3: "
@@ -414,7 +421,8 @@ def _create_estimator(bert_config, num_train_steps=None,
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu),
       gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
-      gradient_checkpointing=FLAGS.gradient_checkpointing)
+      gradient_checkpointing=FLAGS.gradient_checkpointing,
+      optimizer=FLAGS.optimizer, freeze_layers=FLAGS.freeze_layers)
   return estimators.create_estimator(
       model_fn=model_fn, **common_flags.estimator_arguments(FLAGS))
 

@@ -187,6 +187,16 @@ def test_fused_operations_work_in_parts(task):
   assert_same(actual, expected)
 
 
+@pytest.mark.parametrize("optimizer", ["lamb", "adafactor"])
+def test_other_optimizers_and_frozen_layers_go_with_parts(optimizer):
+  options = dict(num_steps=3, optimizer=optimizer, freeze_layers=0)
+  expected = train("classifier", 1, **options)
+  actual = train("classifier", 4, gradient_checkpointing=1, **options)
+  assert_same(actual, expected)
+  assert not any(name.startswith("bert/embeddings") and "/lamb" in name
+                 for name in actual[1])
+
+
 def test_half_precision_works_in_parts():
   losses, _ = train("classifier", 2, compute_dtype=tf.float16, num_steps=3)
   expected, _ = train("classifier", 1, use_one_hot=True, num_steps=3)

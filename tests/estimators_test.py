@@ -253,6 +253,7 @@ def values_of_variables():
 
 
 CHECKPOINT = {"a": [1.0, 2.0], "b": [3.0], "b/adam_m": [9.0], "extra": [0.0]}
+OTHER_SLOTS = {"a/lamb_v": [1.0], "b/adafactor_row": [0.0], "b/Adam_1": [1.0]}
 
 
 @pytest.mark.parametrize("suffix", ["", ".index", ".data-00000-of-00001",
@@ -400,11 +401,96 @@ def test_on_a_tpu_the_scaffold_initialises(tmp_path):
 
 
 def test_optimizer_slots_are_not_counted_as_unused(tmp_path):
-  prefix = save_checkpoint(tmp_path, CHECKPOINT, step=7)
+  prefix = save_checkpoint(tmp_path, dict(CHECKPOINT, **OTHER_SLOTS), step=7)
   make_variables(a=[2])
   coverage = modeling.compare_with_checkpoint(
       tf.trainable_variables(), prefix)
   assert coverage == (["a"], [], ["b", "extra"], [])
+
+
+# Whether an optimizer can go on from a checkpoint.
+
+
+SLOTS = {"adamw": ["adam_m", "adam_v"], "lamb": ["lamb_m", "lamb_v"],
+         "adafactor": ["adafactor_row", "adafactor_column"]}
+
+
+def with_slots(optimizer, variables=("a", "b"), weights=("a", "b")):
+  """Values by name: two weights, and slots for some of them."""
+  slots = ["%s/%s" % (name, slot) for name in variables
+           for slot in SLOTS.get(optimizer, ())]
+  return {name: [1.0] for name in list(weights) + slots}
+
+
+def resume(folder, **shapes):
+  make_variables(**shapes)
+  hook = estimators.ResumptionHook(str(folder))
+  hook.begin()
+
+
+@pytest.mark.parametrize("optimizer", SLOTS)
+def test_the_same_optimizer_goes_on(tmp_path, optimizer):
+  resume(tmp_path / "none", c=[1])
+  values = with_slots(optimizer)
+  save_checkpoint(tmp_path, values, step=3)
+  resume(tmp_path, global_step=[], **{name: [1] for name in values})
+
+
+def test_more_frozen_layers_than_before_go_on(tmp_path):
+  save_checkpoint(tmp_path, with_slots("adamw"), step=3)
+  resume(tmp_path, **{name: [1] for name in with_slots("adamw", ["b"])})
+
+
+@pytest.mark.parametrize("theirs, ours, parts", [
+    (with_slots("adamw"), with_slots("lamb"),
+     ["trained with --optimizer=adamw, not lamb", "lacks a/lamb_m, a/lamb_v",
+      "give --optimizer=adamw"]),
+    (with_slots("adafactor"), with_slots("adamw"),
+     ["trained with --optimizer=adafactor, not adamw"]),
+    (with_slots("lamb", ["b"]), with_slots("lamb"),
+     ["more layers frozen than --freeze_layers says", "lacks a/lamb_m",
+      "give the --freeze_layers it was trained with"]),
+    (with_slots(None), with_slots("adafactor"),
+     ["without any optimizer's state", "a/adafactor_column"])])
+def test_a_checkpoint_without_the_state_needed_says_what_to_do(
+    tmp_path, theirs, ours, parts):
+  prefix = save_checkpoint(tmp_path, theirs, step=3)
+  with pytest.raises(ValueError) as error:
+    resume(tmp_path, **{name: [1] for name in ours})
+  for part in parts + ["--output_dir holds the checkpoint " + prefix,
+                       "another --output_dir",
+                       "--init_checkpoint=" + prefix]:
+    assert part in str(error.value)
+
+
+def test_training_checks_the_state_before_its_first_step(tmp_path):
+  def model_fn_with_state(features, labels, mode, params):
+    spec = model_fn(features, labels, mode, params)
+    tf.get_variable("weight/lamb_m", [])
+    return spec
+
+  save_checkpoint(tmp_path, {"weight": 1.0, "weight/adam_m": 1.0},
+                  "model.ckpt-3", step=3)
+  before = set(os.listdir(str(tmp_path)))
+  estimator = estimators.create_estimator(
+      model_fn=model_fn_with_state, output_dir=str(tmp_path),
+      train_batch_size=2)
+  with pytest.raises(ValueError, match="--optimizer=adamw, not lamb"):
+    estimators.train(estimator, batches_of([1, 2]), 5, 2)
+  assert not [name for name in set(os.listdir(str(tmp_path))) - before
+              if "ckpt" in name]
+
+
+@pytest.mark.parametrize("layers", [-1, 0, 12])
+def test_layers_to_freeze_in_range_pass(layers):
+  estimators.check_freeze_layers(layers, CONFIG)
+
+
+@pytest.mark.parametrize("layers", [-2, 13])
+def test_layers_to_freeze_out_of_range_name_flag_value_and_limit(layers):
+  with pytest.raises(ValueError, match="--freeze_layers=%d .*up to 12 "
+                     % layers):
+    estimators.check_freeze_layers(layers, CONFIG)
 
 
 # What an output folder with a checkpoint means.

@@ -594,6 +594,46 @@ def test_training_graph_compiles_with_xla():
   assert np.all(np.isfinite(losses)) and len(set(losses)) == 3
 
 
+# Optimizer slots, and freezing lower layers.
+
+
+def test_slots_are_found_by_the_variable_they_belong_to():
+  model = ["output_bias", "bert/encoder/layer_1/kernel", "global_step"]
+  slots = {"output_bias/adam_m": model[0], model[1] + "/lamb_v": model[1],
+           model[1] + "/adafactor_row": model[1], "output_bias/x/y": model[0]}
+  assert modeling.find_slots(model + list(slots)) == slots
+  assert modeling.find_slots(model) == {}
+
+
+def test_lower_scopes_are_the_embeddings_and_the_first_layers():
+  assert modeling.lower_scopes(-1) == []
+  assert modeling.lower_scopes(0) == ["bert/embeddings/"]
+  assert modeling.lower_scopes(2, "model/bert") == [
+      "model/bert/embeddings/", "model/bert/encoder/layer_0/",
+      "model/bert/encoder/layer_1/"]
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+@pytest.mark.parametrize("real_tokens_only", [False, True])
+def test_no_gradient_is_computed_below_the_trained_layers(
+    graph, monkeypatch, is_fused, real_tokens_only):
+  monkeypatch.setattr(
+      modeling, "MIN_FUSED_WIDTH", 1 if is_fused else 1 << 30)
+  config = modeling.BertConfig.from_dict(dict(CONFIG, num_hidden_layers=12))
+  model = modeling.BertModel(
+      config, True, tf.constant([[1, 2, 3], [4, 5, 0]]),
+      tf.constant([[1, 1, 1], [1, 1, 0]]), real_tokens_only=real_tokens_only)
+  before = len(graph.get_operations())
+  optimization.create_optimizer(
+      tf.reduce_sum(model.get_pooled_output()), 0.1, 10, 0, False,
+      frozen=modeling.lower_scopes(2))
+  # Backward operations are named after those they belong to.
+  text = " ".join(op.name for op in graph.get_operations()[before:])
+  assert "layer_2/" in text and "layer_10/" in text and "pooler/" in text
+  assert "layer_0/" not in text and "layer_1/" not in text
+  assert "embeddings/" not in text
+
+
 # Configuration.
 
 

@@ -219,6 +219,203 @@ def test_only_matching_names_are_excluded_from_decay():
   assert optimizer._get_variable_name("a/b") == "a/b"
 
 
+# LAMB and Adafactor.
+
+
+def stepped(optimizer, start, gradients, use_resource=None):
+  """Weight `w` (decayed) and `bias` (excluded) after steps from `start`.
+
+  Returns:
+    list of dicts of values by name, one for each of the gradients.
+  """
+  with tf.variable_scope("", use_resource=use_resource):
+    step = tf.train.get_or_create_global_step()
+    weights = [variable(name, start, use_resource=use_resource)
+               for name in ("w", "bias")]
+    gradient = tf.placeholder(tf.float32, start.shape)
+    update = optimizer.apply_gradients([(gradient, w) for w in weights], step)
+    with tf.control_dependencies([update]):
+      train_op = step.assign_add(1)
+  results = []
+  with started_session() as session:
+    for value in gradients:
+      session.run(train_op, {gradient: value})
+      results.append(values_by_name(session))
+  return results
+
+
+def random_steps(shape, num_steps=5):
+  random = np.random.RandomState(0)
+  arrays = random.normal(size=[num_steps + 1] + shape).astype(np.float32)
+  return arrays[0], arrays[1:]
+
+
+@pytest.mark.parametrize("use_resource", [True, False])
+@pytest.mark.parametrize("decay_rate", [0.0, 0.1])
+def test_lamb_equals_its_algorithm(both_updates, use_resource, decay_rate):
+  start, gradients = random_steps([7, 3])
+  results = stepped(optimization.LambOptimizer(
+      0.01, decay_rate, exclude_from_weight_decay=["bias"]), start, gradients,
+                    use_resource)
+  w = bias = start.astype(np.float64)
+  m = v = np.zeros_like(w)
+  for number, (gradient, values) in enumerate(zip(gradients, results), 1):
+    gradient = gradient.astype(np.float64)
+    m = 0.9 * m + 0.1 * gradient
+    v = 0.999 * v + 0.001 * gradient**2
+    ratio = m / (1 - 0.9**number) / (
+        np.sqrt(v / (1 - 0.999**number)) + 1e-6)
+    change = ratio + decay_rate * w
+    w = w - 0.01 * np.linalg.norm(w) / np.linalg.norm(change) * change
+    bias = bias - 0.01 * ratio
+    for name, expected in (("w", w), ("bias", bias), ("w/lamb_m", m),
+                           ("w/lamb_v", v), ("bias/lamb_v", v)):
+      np.testing.assert_allclose(
+          values[name], expected, rtol=2e-6, atol=2e-6, err_msg=name)
+  assert len(values) == 7
+
+
+@pytest.mark.parametrize("start, gradient, expected", [
+    (0.0, 0.5, -0.1), (3.0, 0.0, 3.0)])
+def test_lamb_does_not_scale_by_a_norm_of_zero(start, gradient, expected):
+  values, = stepped(optimization.LambOptimizer(0.1), np.full([2], start),
+                    [np.full([2], gradient)])
+  np.testing.assert_allclose(values["w"], [expected] * 2, rtol=1e-5)
+
+
+def adafactor_steps(start, gradients, rate, decay_rate):
+  """Yields the weight and its slots: the paper's algorithms 4 and 5."""
+  x = start.astype(np.float64)
+  slots = [np.zeros(1), np.zeros(1)]
+  for number, gradient in enumerate(gradients, 1):
+    gradient = gradient.astype(np.float64)
+    beta = 1 - number**-0.8
+    squares = gradient**2 + 1e-30
+    sums = ([squares.sum(1), squares.sum(0)] if x.ndim == 2 else [squares])
+    slots = [beta * slot + (1 - beta) * total
+             for slot, total in zip(slots, sums)]
+    v = (np.outer(slots[0], slots[1]) / slots[0].sum() if x.ndim == 2
+         else slots[0])
+    change = gradient / np.sqrt(v)
+    change /= max(1.0, np.sqrt(np.mean(change**2)))
+    x = x - rate * (change + decay_rate * x)
+    yield x, slots
+
+
+@pytest.mark.parametrize("use_resource", [True, False])
+@pytest.mark.parametrize("shape", [[7, 3], [5], [2, 3, 4]])
+def test_adafactor_equals_its_algorithm(both_updates, use_resource, shape):
+  start, gradients = random_steps(shape)
+  gradients[3] *= 20.0  # An update to be clipped.
+  results = stepped(optimization.AdafactorOptimizer(
+      0.01, 0.1, exclude_from_weight_decay=["bias"]), start, gradients,
+                    use_resource)
+  for name, decay_rate in (("w", 0.1), ("bias", 0.0)):
+    expected = adafactor_steps(start, gradients, 0.01, decay_rate)
+    for values, (weight, slots) in zip(results, expected):
+      np.testing.assert_allclose(values[name], weight, rtol=2e-6, atol=2e-6)
+      if len(shape) == 2:
+        # Here means, in the paper sums.
+        pairs = [("row", slots[0] / shape[1]), ("column", slots[1] / shape[0])]
+      else:
+        pairs = [("v", slots[0])]
+      for slot, value in pairs:
+        np.testing.assert_allclose(
+            values["%s/adafactor_%s" % (name, slot)], value, rtol=2e-6)
+
+
+def test_adafactor_takes_small_and_missing_gradients(both_updates):
+  # Squares of 1e-18, whose products float32 does not hold; a row without any.
+  gradient = np.full([3, 2], 1e-9, np.float32)
+  gradient[1] = 0.0
+  values, = stepped(optimization.AdafactorOptimizer(0.1), np.zeros([3, 2]),
+                    [gradient])
+  # Means of 1 and 0 in rows and 2/3 in columns: 1 / sqrt(1 / (2/3) * (2/3)).
+  np.testing.assert_allclose(
+      values["w"], [[-0.1, -0.1], [0, 0], [-0.1, -0.1]], rtol=1e-6)
+
+
+SLOTS = {
+    "adamw": {"w/adam_m": [9, 8], "w/adam_v": [9, 8], "b/adam_m": [8],
+              "b/adam_v": [8]},
+    "lamb": {"w/lamb_m": [9, 8], "w/lamb_v": [9, 8], "b/lamb_m": [8],
+             "b/lamb_v": [8]},
+    "adafactor": {"w/adafactor_row": [9], "w/adafactor_column": [8],
+                  "b/adafactor_v": [8]}}
+
+
+def matrix_and_vector_loss():
+  weight, bias = variable("w", np.ones([9, 8])), variable("b", np.ones([8]))
+  return tf.reduce_mean(tf.square(tf.matmul(tf.ones([1, 9]), weight) + bias))
+
+
+@pytest.mark.parametrize("use_tpu", [False, True])
+@pytest.mark.parametrize("name", SLOTS)
+def test_each_optimizer_keeps_its_slots(name, use_tpu):
+  optimization.create_optimizer(
+      matrix_and_vector_loss(), 0.1, 10, 0, use_tpu, optimizer=name)
+  shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
+  assert shapes == dict(SLOTS[name], w=[9, 8], b=[8], global_step=[])
+
+
+@pytest.mark.parametrize("name", SLOTS)
+@pytest.mark.parametrize("scale_loss", [False, True])
+def test_each_optimizer_lowers_the_loss(both_updates, name, scale_loss):
+  loss = matrix_and_vector_loss()
+  train_op = optimization.create_optimizer(
+      loss, 0.1, 100, 5, False, scale_loss, optimizer=name)
+  with started_session() as session:
+    session.run(tf.local_variables_initializer())
+    first = session.run(loss)
+    for _ in range(60):
+      session.run(train_op)
+    assert session.run(loss) < 0.1 * first
+    assert session.run(tf.train.get_global_step()) == 60
+
+
+@pytest.mark.parametrize("name", ["lamb", "adafactor"])
+def test_the_other_optimizers_training_steps_compile_with_xla(name):
+  loss, = tf.xla.experimental.compile(lambda: [tf.identity(
+      _stepped_loss(name))])
+  with started_session() as session:
+    assert session.run(loss) > session.run(loss)
+
+
+def _stepped_loss(name):
+  loss = matrix_and_vector_loss()
+  step = optimization.create_optimizer(loss, 0.1, 10, 0, False, optimizer=name)
+  with tf.control_dependencies([step]):
+    return tf.identity(loss)
+
+
+def test_an_unknown_optimizer_is_named():
+  with pytest.raises(ValueError, match="'sgd', only adafactor, adamw, lamb"):
+    optimization.create_optimizer(
+        matrix_and_vector_loss(), 0.1, 10, 0, False, optimizer="sgd")
+
+
+@pytest.mark.parametrize("name", SLOTS)
+def test_frozen_variables_stay_and_have_no_slots_and_no_part_in_the_norm(name):
+  a, b = variable("a", [1.0]), variable("b", [1.0])
+  train_op = optimization.create_optimizer(
+      tf.reduce_sum(30.0 * a + 0.5 * b), 0.1, 10, 0, False, optimizer=name,
+      frozen=["a"])
+  with started_session() as session:
+    session.run(train_op)
+    values = values_by_name(session)
+  assert values["a"] == [1.0] and values["b"] < 1.0
+  assert {n for n in values if "/" in n and n.startswith("a")} == set()
+  if name == "adamw":
+    np.testing.assert_allclose(values["b/adam_m"], [0.05], rtol=1e-6)
+
+
+def test_with_everything_frozen_there_is_nothing_to_train():
+  loss = matrix_and_vector_loss()
+  with pytest.raises(ValueError, match="none of the 0 trainable"):
+    optimization.create_optimizer(
+        loss, 0.1, 10, 0, False, frozen=["w", "b"])
+
+
 # The training step.
 
 

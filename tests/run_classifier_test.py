@@ -23,6 +23,7 @@ from absl.testing import flagsaver
 import estimators
 import input_pipeline
 import modeling
+import optimization
 import run_classifier
 import tokenization
 
@@ -969,6 +970,48 @@ def test_checkpoints_hold_the_originals_names_and_shapes(trained):
   assert not [name for name in shapes if "confusion" in name]
 
 
+def weights_of(folder, step):
+  reader = tf.train.load_checkpoint(str(folder / ("model.ckpt-%d" % step)))
+  return {name: reader.get_tensor(name)
+          for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.mark.parametrize("optimizer, slots", [
+    ("lamb", {"output_bias/lamb_m", "output_bias/lamb_v"}),
+    ("adafactor", {"output_bias/adafactor_v"})])
+def test_another_optimizer_with_frozen_layers_resumes_and_is_not_switched(
+    mrpc, model_files, tmp_path, optimizer, slots):
+  values = dict(data_dir=str(mrpc), output_dir=str(tmp_path), do_train=True,
+                optimizer=optimizer, freeze_layers=1)
+  log = run(model_files, **values)
+  assert any("INFO Trained are 20 of 41 trainable variables" in line
+             for line in log)
+  start, end = weights_of(tmp_path, 0), weights_of(tmp_path, 6)
+  assert {name for name in end if name.startswith("output_bias/")} == slots
+  for name, value in end.items():
+    if name.startswith(("bert/embeddings", "bert/encoder/layer_0")):
+      assert "/lamb" not in name and "/adafactor" not in name
+      np.testing.assert_array_equal(value, start[name], err_msg=name)
+    elif "key/bias" not in name:
+      assert np.any(value != start[name]), name
+  run(model_files, num_train_epochs=3.0, do_eval=True, do_predict=True,
+      **values)
+  assert estimators.checkpoint_step(tf.train.latest_checkpoint(
+      str(tmp_path))) == 9
+  for changes, message in (
+      (dict(optimizer="adamw"), "--optimizer=%s, not adamw" % optimizer),
+      (dict(freeze_layers=0), "--freeze_layers it was trained with")):
+    with pytest.raises(ValueError, match=message):
+      run(model_files, num_train_epochs=4.0, **dict(values, **changes))
+
+
+def test_the_flag_offers_the_optimizers_there_are():
+  offered = flags.FLAGS["optimizer"].parser.enum_values
+  with pytest.raises(ValueError, match=", ".join(sorted(offered)) + r"\.$"):
+    optimization.create_optimizer(
+        tf.get_variable("x", []), 0.1, 10, 0, False, optimizer="other")
+
+
 def test_predicting_from_another_runs_folder_gives_its_results(
     trained, mrpc, model_files, tmp_path):
   log = run(model_files, data_dir=str(mrpc), output_dir=str(tmp_path),
@@ -1099,6 +1142,7 @@ BAD_FLAGS = {
                       ["--do_train", "--do_eval", "--do_predict"]),
     "too long": (dict(max_seq_length=17), ["--max_seq_length=17", "16"]),
     "too short": (dict(max_seq_length=2), ["--max_seq_length=2", "3"]),
+    "frozen layers": (dict(freeze_layers=3), ["--freeze_layers=3", "2"]),
     "no checkpoint": (dict(init_checkpoint="/none/bert_model.ckpt"),
                       ["/none/bert_model.ckpt"]),
     "no vocabulary": (dict(vocab_file="/none/vocab.txt"),

@@ -441,6 +441,21 @@ def test_training_logs_both_losses_and_resumes(tmp_path, run):
   assert any("Training goes on from its step 6" in line for line in log)
 
 
+def test_heads_are_trained_on_a_frozen_encoder(tmp_path, run):
+  run(input_file=labelled(tmp_path, "train", 12), do_train=True,
+      freeze_layers=1, optimizer="adafactor", learning_rate=0.01)
+  start, end = [tf.train.load_checkpoint(
+      str(tmp_path / "out" / ("model.ckpt-%d" % step))) for step in (0, 6)]
+  changed = {name for name in start.get_variable_to_shape_map()
+             if np.any(start.get_tensor(name) != end.get_tensor(name))}
+  weights = {name for name in changed
+             if "adafactor" not in name and name != "global_step"}
+  assert len(weights) == 9
+  assert all(name.startswith(("cls/", "bert/pooler/")) for name in weights)
+  assert not [name for name in end.get_variable_to_shape_map()
+              if name.startswith(("bert/e")) and "adafactor" in name]
+
+
 def test_held_out_evaluation_counts_every_record_once(tmp_path, run):
   path = labelled(tmp_path, "train", 12)
   run(input_file=path, do_train=True)
@@ -468,6 +483,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step(tmp_path, run):
     (dict(input_file="nothing*"), "`--input_file`: no file matches `nothing"),
     (dict(max_seq_length=65), "--max_seq_length=65 is out of range"),
     (dict(max_seq_length=16), "--max_seq_length=16"),
+    (dict(freeze_layers=2), "--freeze_layers=2 is out of range"),
     (dict(init_checkpoint="nowhere"), "There is no checkpoint at nowhere"),
     (dict(do_eval=True, eval_input_file="none"), "`--eval_input_file`")])
 def test_bad_flags_stop_before_anything_is_made(

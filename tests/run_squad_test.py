@@ -677,6 +677,7 @@ def test_run_trains_answers_scores_and_chooses_again(run_folder, caplog):
     ({"do_predict": True, "max_query_length": 61},
      "--max_seq_length=64 must be greater than --max_query_length=61"),
     ({"do_predict": True, "doc_stride": 0}, "--doc_stride=0"),
+    ({"do_train": True, "freeze_layers": 3}, "--freeze_layers=3"),
     ({"do_predict": True, "n_best_size": 0}, "--n_best_size=0"),
     ({"do_predict": True, "init_checkpoint": "/x/cased_L-12_H-768_A-12/"
       "bert_model.ckpt"}, "do_lower_case"),
@@ -696,6 +697,21 @@ def test_scoring_alone_names_the_missing_answers(
   with flagsaver.flagsaver(do_eval=True, version_2_with_negative=version_2):
     with pytest.raises(ValueError, match=missing):
       run_squad.main(["run_squad"])
+
+
+def test_top_layer_and_head_alone_are_trained(run_folder):
+  with flagsaver.flagsaver(do_train=True, freeze_layers=1, optimizer="lamb",
+                           train_batch_size=16, num_train_epochs=1.0):
+    run_squad.main(["run_squad"])
+  reader = tf.train.load_checkpoint(str(run_folder / "out"))
+  names = set(reader.get_variable_to_shape_map())
+  trained = {name[:-len("/lamb_m")] for name in names
+             if name.endswith("/lamb_m")}
+  # SQuAD does not use the pooler.
+  assert len(trained) == 18
+  assert all(name.startswith(("bert/encoder/layer_1/", "cls/squad/"))
+             for name in trained)
+  assert "bert/embeddings/word_embeddings" in names
 
 
 def newest_step(folder):
