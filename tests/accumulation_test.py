@@ -192,6 +192,9 @@ def test_other_optimizers_and_frozen_layers_go_with_parts(optimizer):
   options = dict(num_steps=3, optimizer=optimizer, freeze_layers=0)
   expected = train("classifier", 1, **options)
   actual = train("classifier", 4, gradient_checkpointing=1, **options)
+  for _, values in (actual, expected):
+    # The rounding errors that are its gradient decide where it goes.
+    del values["bert/encoder/layer_0/attention/self/key/bias"]
   assert_same(actual, expected)
   assert not any(name.startswith("bert/embeddings") and "/lamb" in name
                  for name in actual[1])
