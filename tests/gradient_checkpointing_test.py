@@ -67,16 +67,16 @@ def loss_and_gradients(config, step, numbered_seeds, **options):
                  for variable in tf.trainable_variables()}
     gradients = tf.gradients(loss, list(variables.values()))
     with tf.Session() as session:
-      for seed, variable in enumerate(variables.values()):
-        session.run(variable.initializer)
-        variable.load(np.random.RandomState(seed).normal(
-            scale=0.1, size=variable.shape.as_list()).astype(np.float32) + (
-                "gamma" in variable.op.name), session)
+      session.run([variable.initializer for variable in variables.values()], {
+          variable.initializer.inputs[1]: np.random.RandomState(seed).normal(
+              "gamma" in name, scale=0.1, size=variable.shape.as_list())
+          for seed, (name, variable) in enumerate(variables.items())})
       return session.run([loss, dict(zip(variables, gradients))])
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5])
-@pytest.mark.parametrize("form", ["plain", "real", "fused"])
+@pytest.mark.parametrize("form,step", [
+    ("plain", 1), ("plain", 2), ("real", 1), ("real", 2), ("real", 3),
+    ("real", 5), ("fused", 1), ("fused", 2)])
 def test_gradients_are_the_same(numbered_seeds, form, step):
   config = make_config()
   if form == "fused":
