@@ -87,15 +87,17 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
   def model_fn(features, labels, mode, params, config=None):
     del labels, params  # Labels come as features; params hold a batch size.
     estimators.log_features(features)
-    # A part of the batch counts as much as its share of the predictions.
+    is_training = mode == estimators.ModeKeys.TRAIN
     total_weight = tf.reduce_sum(
-        tf.cast(features["masked_lm_weights"], tf.float32)
-    ) / gradient_accumulation_steps
+        tf.cast(features["masked_lm_weights"], tf.float32))
+    if is_training:
+      # A part counts as much as its share of the batch's predictions.
+      total_weight /= gradient_accumulation_steps
 
     def build(features):
       """The outputs of both heads, each loss first."""
       model = modeling.BertModel(
-          config=bert_config, is_training=mode == estimators.ModeKeys.TRAIN,
+          config=bert_config, is_training=is_training,
           input_ids=features["input_ids"], input_mask=features["input_mask"],
           token_type_ids=features["segment_ids"],
           use_one_hot_embeddings=use_one_hot_embeddings, scope="bert",
@@ -119,7 +121,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       return estimators.init_from_checkpoint(
           init_checkpoint, use_tpu, mode, config and config.model_dir)
 
-    if mode == estimators.ModeKeys.TRAIN:
+    if is_training:
       scale_loss = compute_dtype == tf.float16
       frozen = modeling.lower_scopes(freeze_layers)
       (loss, masked_lm_loss, next_sentence_loss), gradients = (

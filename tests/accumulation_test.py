@@ -229,6 +229,24 @@ def test_dropout_differs_between_parts_and_steps():
     assert abs(loss[0] - 1000) < 150
 
 
+@pytest.mark.parametrize("task", ["classifier", "pretraining"])
+def test_evaluation_knows_no_parts(task):
+  def loss(parts):
+    model_fn = make_model_fn(task, make_config(), False,
+                             gradient_accumulation_steps=parts)
+    with tf.Graph().as_default(), tf.Session() as session:
+      batch = make_batch(task, 0)
+      features = {name: tf.constant(value) for name, value in batch.items()}
+      spec = model_fn(features, None, estimators.ModeKeys.EVAL, {})
+      variables = tf.global_variables()
+      session.run([v.initializer for v in variables], {
+          v.initializer.inputs[1]: initial_value(v) for v in variables})
+      session.run(tf.local_variables_initializer())
+      return session.run(spec.loss)
+
+  np.testing.assert_allclose(loss(4), loss(1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("parts", [3, 16])
 def test_parts_that_do_not_divide_the_batch_are_refused(parts):
   with pytest.raises(ValueError, match=(
