@@ -27,7 +27,6 @@ import json
 import math
 import re
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 import fused_ops
@@ -757,16 +756,16 @@ def dropout(input_tensor, dropout_prob):
   """
   if not dropout_prob:
     return input_tensor
+  shape = tf.shape(input_tensor)
   if fused_ops.are_seeds_kept():
-    kept = tf.random.stateless_uniform(
-        tf.shape(input_tensor), tf.bitcast(
-            fused_ops.draw_seed(dropout_prob), tf.int32)) >= dropout_prob
-    return tf.where(kept, input_tensor * (1.0 / (1.0 - dropout_prob)),
-                    tf.zeros_like(input_tensor))
-  if input_tensor.dtype == tf.float32:
+    numbers = tf.random.stateless_uniform(
+        shape, tf.bitcast(fused_ops.draw_seed(dropout_prob), tf.int32))
+  elif input_tensor.dtype == tf.float32:
     return tf.nn.dropout(input_tensor, rate=dropout_prob)
-  # Random numbers of 8 bits would miss the probability by a hundredth.
-  kept = tf.random.uniform(tf.shape(input_tensor)) >= dropout_prob
+  else:
+    # Random numbers of 8 bits would miss the probability by a hundredth.
+    numbers = tf.random.uniform(shape)
+  kept = numbers >= dropout_prob
   return input_tensor * tf.cast(kept, input_tensor.dtype) * (
       1.0 / (1.0 - dropout_prob))
 
@@ -1361,7 +1360,8 @@ def assert_rank(tensor, expected_rank, name=None):
   Raises:
     ValueError: it has another rank.
   """
-  allowed = np.atleast_1d(expected_rank).tolist()
+  allowed = ([expected_rank] if isinstance(expected_rank, int)
+             else list(expected_rank))
   if tensor.shape.ndims not in allowed:
     raise ValueError(
         "Tensor `%s` has rank %s (shape %s), but rank %s is needed." % (
