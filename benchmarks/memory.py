@@ -23,14 +23,11 @@ measures one batch of that size instead, in so many parts, and its time.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 
-WORKER = os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), "model_speed_worker.py")
+from model_speed_worker import run, write_config
+
 # (layers, hidden size, heads).
 MODELS = {"base": (12, 768, 12), "large": (24, 1024, 16)}
 LENGTHS = (64, 128, 256, 320, 384, 512)
@@ -66,42 +63,14 @@ def parse_arguments():
   return arguments
 
 
-def write_config(vocab_file, model, folder):
-  layers, width, heads = MODELS[model]
-  with open(vocab_file, "rb") as reader:
-    vocab_size = sum(1 for _ in reader)
-  path = os.path.join(folder, "config.json")
-  with open(path, "w") as writer:
-    json.dump({
-        "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1, "hidden_size": width,
-        "initializer_range": 0.02, "intermediate_size": 4 * width,
-        "max_position_embeddings": 512, "num_attention_heads": heads,
-        "num_hidden_layers": layers, "type_vocab_size": 2,
-        "vocab_size": vocab_size}, writer)
-  return path
-
-
-def run(python, job):
-  """A job's result; None, after a message, if it fails."""
-  process = subprocess.run(
-      [python, WORKER, json.dumps(job)], stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"))
-  if process.returncode:
-    error = process.stderr.decode("utf-8", "replace")
-    print("FAILED (status %d): %s\n%s" % (
-        process.returncode, json.dumps(job), error[-2000:]), file=sys.stderr)
-    return None
-  return json.loads(process.stdout.decode("utf-8").splitlines()[-1])
-
-
 def measure(arguments, model, length, way, batch_size, parts=1):
   """(gigabytes, seconds a step) of training, or None if it fails."""
   is_original = way == "original"
   python = arguments.original_python if is_original else sys.executable
   with tempfile.TemporaryDirectory() as folder:
     job = {"task": "mrpc", "mode": "train", "folder": folder,
-           "config_file": write_config(arguments.vocab_file, model, folder),
+           "config_file": write_config(
+               arguments.vocab_file, MODELS[model], folder),
            "seq_length": length, "batch_size": batch_size, "warmup": 1,
            "steps": 1}
     run(sys.executable, dict(job, role="full_data"))

@@ -33,16 +33,14 @@ float32 products are TF32 in TensorFlow, not in PyTorch.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 
-WORKER = os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), "model_speed_worker.py")
+from model_speed_worker import run, write_config
+
 # (layers, hidden size, heads); the intermediate size is four times the second.
 MODELS = {"base": (12, 768, 12), "minilm": (6, 384, 12)}
 DEFAULT_STEPS = {"base": 4, "minilm": 6}
@@ -159,35 +157,6 @@ def predicted_examples(arguments, task, steps):
 # Running.
 
 
-def run(python, job):
-  """A job's result; None, after a message, if it fails."""
-  process = subprocess.run(
-      [python, WORKER, json.dumps(job)], stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"))
-  if process.returncode:
-    error = process.stderr.decode("utf-8", "replace")
-    print("FAILED: %s\n%s" % (json.dumps(job), error[-2000:]),
-          file=sys.stderr)
-    return None
-  return json.loads(process.stdout.decode("utf-8").splitlines()[-1])
-
-
-def write_config(arguments, model, folder):
-  layers, width, heads = MODELS[model]
-  with open(arguments.vocab_file, "rb") as reader:
-    vocab_size = sum(1 for _ in reader)
-  path = os.path.join(folder, model + ".json")
-  with open(path, "w") as writer:
-    json.dump({
-        "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1, "hidden_size": width,
-        "initializer_range": 0.02, "intermediate_size": 4 * width,
-        "max_position_embeddings": 512, "num_attention_heads": heads,
-        "num_hidden_layers": layers, "type_vocab_size": 2,
-        "vocab_size": vocab_size}, writer)
-  return path
-
-
 def prepare_data(arguments, task, steps, folder):
   """{set name: list of the examples' lengths}; the sets are in `folder`."""
   source = arguments.mrpc_dir if task == "mrpc" else arguments.squad_file
@@ -297,7 +266,8 @@ def compare(arguments, model, task, mode, lengths, folder):
   """Measures one model, task and mode; prints and returns its rows."""
   what = "%s %s %s" % (model, task, mode)
   job = {"task": task, "mode": mode, "folder": folder,
-         "config_file": write_config(arguments, model, folder),
+         "config_file": write_config(
+             arguments.vocab_file, MODELS[model], folder),
          "seq_length": SEQ_LENGTHS[task], "warmup": arguments.warmup,
          "steps": arguments.steps or DEFAULT_STEPS[model],
          "batch_size": batch_size(arguments, task, mode),

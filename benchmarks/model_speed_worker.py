@@ -1,9 +1,9 @@
-"""What model_speed.py runs in processes of their own, one job in each.
+"""What model_speed.py and memory.py run in processes of their own.
 
-A job is a JSON object on the command line; its "role" says which function
-below does it, and the last line printed is the result as JSON. Imports are
-where they are needed, for each role runs in another Python: the original's
-(3.7, TensorFlow 1.15), PyTorch's, or this project's.
+Each process does one job, given by `run`: a JSON object on the command line,
+whose "role" says which function below does it; the last line printed is the
+result as JSON. Imports are where they are needed, for each role runs in another
+Python: the original's (3.7, TensorFlow 1.15), PyTorch's, or this project's.
 """
 
 import importlib
@@ -13,6 +13,7 @@ import json
 import os
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +26,40 @@ DOC_STRIDE, MAX_QUERY_LENGTH = 128, 64
 GROUPED_BATCHES = 50
 # Long enough a schedule that no measurement reaches its end.
 SCHEDULE_STEPS = 10000
+
+
+# For those who give the jobs.
+
+
+def run(python, job):
+  """A job's result; None, after a message, if it fails."""
+  process = subprocess.run(
+      [python, os.path.abspath(__file__), json.dumps(job)],
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"))
+  if process.returncode:
+    error = process.stderr.decode("utf-8", "replace")
+    print("FAILED (status %d): %s\n%s" % (
+        process.returncode, json.dumps(job), error[-2000:]), file=sys.stderr)
+    return None
+  return json.loads(process.stdout.decode("utf-8").splitlines()[-1])
+
+
+def write_config(vocab_file, shape, folder):
+  """Writes the config of (layers, hidden size, heads); returns its path."""
+  layers, width, heads = shape
+  with open(vocab_file, "rb") as reader:
+    vocab_size = sum(1 for _ in reader)
+  path = os.path.join(folder, "bert_config.json")
+  with open(path, "w") as writer:
+    json.dump({
+        "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1, "hidden_size": width,
+        "initializer_range": 0.02, "intermediate_size": 4 * width,
+        "max_position_embeddings": 512, "num_attention_heads": heads,
+        "num_hidden_layers": layers, "type_vocab_size": 2,
+        "vocab_size": vocab_size}, writer)
+  return path
 
 
 # Data: real examples as records for TensorFlow and as JSON for PyTorch.
