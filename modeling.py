@@ -182,15 +182,15 @@ class BertModel:
       token_type_ids = tf.zeros(shape, tf.int32)
     is_fused = (is_training and config.hidden_size >= MIN_FUSED_WIDTH and
                 fused_ops.is_available())
-    is_inferred = (inference_kernels and not is_training and
+    uses_onednn = (inference_kernels and not is_training and
                    compute_dtype in onednn_ops.DTYPES and
                    onednn_ops.are_available())
     if real_tokens_only:
-      layout = _RealTokens(input_mask, is_fused, is_inferred)
+      layout = _RealTokens(input_mask, is_fused, uses_onednn)
     else:
       layout = _PaddedTokens(
           input_mask, is_fused and shape == input_ids.shape.as_list(),
-          is_inferred)
+          uses_onednn)
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
@@ -243,12 +243,12 @@ class _PaddedTokens:
   Args:
     input_mask: int [B, T].
     is_fused: bool, whether to use `fused_ops`.
-    is_inferred: bool, whether to use `onednn_ops`.
+    uses_onednn: bool, whether to use `onednn_ops`.
   """
 
-  def __init__(self, input_mask, is_fused=False, is_inferred=False):
+  def __init__(self, input_mask, is_fused=False, uses_onednn=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
-    self.is_fused, self.is_inferred = is_fused, is_inferred
+    self.is_fused, self.uses_onednn = is_fused, uses_onednn
     self.token_mask = input_mask
     # Padding attends to real tokens, too: that result can be asked for.
     self.query_mask = tf.ones_like(input_mask)
@@ -301,12 +301,12 @@ class _RealTokens:
     input_mask: int [B, T].
     is_fused: bool, whether to use `fused_ops`. Then the number of rows and the
       length cut to take few values: some rows of padding are computed, too.
-    is_inferred: bool, whether to use `onednn_ops`.
+    uses_onednn: bool, whether to use `onednn_ops`.
   """
 
-  def __init__(self, input_mask, is_fused=False, is_inferred=False):
+  def __init__(self, input_mask, is_fused=False, uses_onednn=False):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
-    self.is_fused, self.is_inferred = is_fused, is_inferred
+    self.is_fused, self.uses_onednn = is_fused, uses_onednn
     is_real = tf.greater(input_mask, 0)
     self.longest = 1 + tf.reduce_max(
         tf.where(is_real, tf.zeros_like(input_mask) + tf.range(self.length),
@@ -716,7 +716,7 @@ def gelu_exact(x):
 
 
 # Those that `onednn_ops` applies together with a product.
-_INFERRED_ACTIVATIONS = {gelu: "gelu", gelu_exact: "gelu_exact",
+_ONEDNN_ACTIVATIONS = {gelu: "gelu", gelu_exact: "gelu_exact",
                          tf.nn.relu: "relu", tf.tanh: "tanh"}
 
 
@@ -1193,9 +1193,9 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
   if layout.is_fused and activation is gelu:
     # Computed with what follows, which needs its result in both directions.
     activation, after_activation = None, fused_ops.gelu_dense
-  elif layout.is_inferred and activation in _INFERRED_ACTIVATIONS:
+  elif layout.uses_onednn and activation in _ONEDNN_ACTIVATIONS:
     product = functools.partial(
-        product, activation=_INFERRED_ACTIVATIONS[activation])
+        product, activation=_ONEDNN_ACTIVATIONS[activation])
     activation = None
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
@@ -1213,7 +1213,7 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
 
 def _dense_product(layout):
   """What multiplies by a kernel and adds a bias; see `dense`."""
-  if layout.is_inferred:
+  if layout.uses_onednn:
     return onednn_ops.dense
   return fused_ops.dense if layout.is_fused else fused_ops.affine
 
@@ -1231,12 +1231,12 @@ def _project_add_norm(branch, residual, layout, settings, product):
   Returns:
     float [M, D].
   """
-  if layout.is_inferred:
+  if layout.uses_onednn:
     product = functools.partial(product, residual=residual)
   output = dense(branch, settings.hidden_size, settings.initializer_range,
                  product=product)
   if not layout.is_fused:
-    if not layout.is_inferred:
+    if not layout.uses_onednn:
       output = dropout(output, settings.hidden_dropout) + residual
     return _layer_norm(output, layout)
   with tf.variable_scope("LayerNorm"):
@@ -1248,7 +1248,7 @@ def _project_add_norm(branch, residual, layout, settings, product):
 
 def _layer_norm(matrix, layout):
   """`layer_norm`, by one kernel in prediction."""
-  if not layout.is_inferred:
+  if not layout.uses_onednn:
     return layer_norm(matrix)
   with tf.variable_scope("LayerNorm"):
     gamma, beta = _norm_variables(matrix.shape.as_list()[-1])
@@ -1287,7 +1287,7 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
         query, key, value,
         query_mask[:, :1] if first_tokens_only else query_mask,
         layout.token_mask, rate)
-  elif layout.is_inferred:
+  elif layout.uses_onednn:
     context = tf.matmul(fused_ops.attention_probabilities(
         query, key, layout.token_mask), value)
   else:
