@@ -368,8 +368,10 @@ class _Optimizer(tf.train.Optimizer):
     compiled_step = tf.function(self._step, jit_compile=True, autograph=False)
     updates = []
     # A gradient may be computed from other weights than its own. None of them
-    # may change before all the gradients are there.
-    with tf.control_dependencies([gradient for gradient, _ in pairs]):
+    # may change before all the gradients are there. One operation that waits
+    # for them saves thousands the waiting, and the graph ten megabytes.
+    ready = tf.group(*[gradient for gradient, _ in pairs])
+    with tf.control_dependencies([ready]):
       scalars = self._scalars(global_step)
       for (gradient, param), state in zip(pairs, slots):
         step = compiled_step if _is_compilable(param) else self._step
@@ -416,7 +418,7 @@ class _Optimizer(tf.train.Optimizer):
       slots = [
           tf.get_variable(
               "%s/%s" % (prefix, name), shape, tf.float32,
-              initializer=tf.zeros_initializer(), trainable=False,
+              initializer=_zeros, trainable=False,
               use_resource=_is_resource(param))
           for name, shape in self._slot_shapes(param.shape.as_list())]
     self._created_slots += slots
@@ -654,6 +656,17 @@ def _norm_ratio(weight, change):
 
 def _root_mean_square(x):
   return tf.sqrt(tf.reduce_mean(tf.square(x)))
+
+
+def _zeros(shape, dtype=None, partition_info=None):
+  """Initializer with zeros, made anew for each variable.
+
+  TensorFlow computes constant ones, as of `tf.zeros_initializer`, beforehand.
+  It then keeps them as long as the session, beside the variables: another
+  eight bytes a weight.
+  """
+  del partition_info  # Part of the interface.
+  return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
 
 
 def _to_dense(gradient, param):

@@ -146,10 +146,12 @@ def prepare_full_data(job):
   """Random pairs without any padding, for what takes the most memory."""
   sys.path.insert(0, PROJECT)
   draw = random.Random(1)
+  with open(job["config_file"]) as reader:
+    vocab_size = json.load(reader)["vocab_size"]
   length, rows = job["seq_length"], []
   for _ in range(job["batch_size"]):
     rows.append({
-        "input_ids": [draw.randrange(1000, 30000) for _ in range(length)],
+        "input_ids": [draw.randrange(vocab_size) for _ in range(length)],
         "input_mask": [1] * length,
         "segment_ids": [int(i > length // 2) for i in range(length)],
         "label_ids": [draw.randrange(2)], "is_real_example": [1]})
