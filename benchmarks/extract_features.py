@@ -23,6 +23,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,13 @@ def parse_arguments():
   arguments = parser.parse_args()
   if not (arguments.original_python or arguments.no_original):
     parser.error("give --original_python or --no_original")
+  if arguments.original_python:
+    # It will run in another folder.
+    path = shutil.which(arguments.original_python)
+    if not path:
+      parser.error("--original_python=%s is no program"
+                   % arguments.original_python)
+    arguments.original_python = os.path.abspath(path)
   return arguments
 
 
