@@ -8,9 +8,9 @@ how many examples without padding fit into the memory, in one batch of a
 classifier: plain, with --gradient_checkpointing, and by the original. Each
 figure is measured as the peak resident memory of a process that trains two
 steps by the script's own estimator: of a small batch and a larger one, a line
-through which gives the batch to try, until one fits and one that is a sixteenth larger
-(at least by an example) does not. A GPU's memory is not measured here; there,
-TensorFlow says when it is full.
+through which gives the batch to try, until one fits and one that is larger by a
+sixteenth, at least by an example, does not. A GPU's memory is not measured
+here; there, TensorFlow says when it is full.
 
 With --gradient_accumulation_steps any batch fits if one example does:
 
