@@ -297,7 +297,7 @@ def _saved_step(model_dir):
 def _write_results(folder, results, checkpoint_path):
   """Logs an evaluation's results and writes them as TensorBoard events."""
   step = results["global_step"]
-  tf.logging.info("Results at step %d: %s", step, ", ".join(
+  tf.logging.info("Saving dict for global step %d: %s", step, ", ".join(
       "%s = %s" % (key, results[key]) for key in sorted(results)))
   values = [tf.Summary.Value(tag=key, simple_value=results[key])
             for key in sorted(results) if key != "global_step"]
