@@ -110,8 +110,7 @@ class Estimator:
       tf.logging.info("Skipping training since max_steps has already saved.")
       return
     with tf.Graph().as_default():
-      tf.set_random_seed(self.config.tf_random_seed)
-      tf.train.create_global_step()
+      self._create_global_step()
       stop = tf.train.StopAtStepHook(last_step=max_steps or float("inf"))
       # Already here, as a random operation's seed depends on the number of
       # operations before it.
@@ -164,8 +163,7 @@ class Estimator:
     """
     checkpoint_path = checkpoint_path or self._newest_checkpoint()
     with tf.Graph().as_default():
-      tf.set_random_seed(self.config.tf_random_seed)
-      values = {"global_step": tf.train.create_global_step()}
+      values = {"global_step": self._create_global_step()}
       spec, input_hooks = self._build(input_fn, ModeKeys.EVAL)
       metrics = _eval_metrics(spec)
       values.update((key, metrics[key][0]) for key in metrics)
@@ -203,8 +201,7 @@ class Estimator:
     checkpoint_path = checkpoint_path or self._newest_checkpoint()
     # Only while building: a generator must not leave its graph the default.
     with tf.Graph().as_default():
-      tf.set_random_seed(self.config.tf_random_seed)
-      tf.train.create_global_step()
+      self._create_global_step()
       spec, input_hooks = self._build(input_fn, ModeKeys.PREDICT)
       new_session = self._session(
           _scaffold(spec),
@@ -219,22 +216,27 @@ class Estimator:
         else:
           yield batch
 
+  def _create_global_step(self):
+    """Begins a graph, with its seed and what counts its steps."""
+    tf.set_random_seed(self.config.tf_random_seed)
+    # Of the kind that TPUEstimator's is; before TensorFlow 2, not the default.
+    with tf.variable_scope(tf.get_variable_scope(), use_resource=True):
+      return tf.train.create_global_step()
+
   def _build(self, input_fn, mode):
     """Adds input and model to the graph; returns a spec and input hooks."""
     params = {"batch_size": self._batch_sizes[mode]}
     with tf.device("/device:CPU:0"):
-      data = _call(input_fn, params=dict(params), config=self.config, mode=mode)
-    hooks = []
-    if isinstance(data, tf.compat.v2.data.Dataset):
-      iterator = tf.data.make_initializable_iterator(data)
-      hooks.append(_InitializerHook(iterator.initializer))
-      data = iterator.get_next()
-    features, labels = data if isinstance(data, (list, tuple)) else (data, None)
+      dataset = _call(
+          input_fn, params=dict(params), config=self.config, mode=mode)
+    iterator = tf.data.make_initializable_iterator(dataset)
+    batch = iterator.get_next()
+    features, labels = batch if isinstance(batch, tuple) else (batch, None)
     tf.logging.info("Building the model to %s.",
                     "predict" if mode == ModeKeys.PREDICT else mode)
     spec = _call(self._model_fn, features=features, labels=labels, mode=mode,
                  params=dict(params, use_tpu=False), config=self.config)
-    return spec, hooks
+    return spec, [_InitializerHook(iterator.initializer)]
 
   def _newest_checkpoint(self):
     checkpoint = tf.train.latest_checkpoint(self.model_dir)
