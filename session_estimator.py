@@ -112,8 +112,8 @@ class Estimator:
     with tf.Graph().as_default():
       self._create_global_step()
       stop = tf.train.StopAtStepHook(last_step=max_steps or float("inf"))
-      # Already here, as a random operation's seed depends on the number of
-      # operations before it.
+      # Already here, where TPUEstimator has it: TensorFlow 1 makes seeds out of
+      # the number of operations so far.
       stop.begin()
       spec, input_hooks = self._build(input_fn, ModeKeys.TRAIN)
       if not any(summary.op.name == "loss" for summary in
@@ -137,7 +137,7 @@ class Estimator:
   def _saver_hook(self, scaffold):
     """The hook that writes checkpoints, unless the model has a saver."""
     if not (scaffold.saver or tf.get_collection(tf.GraphKeys.SAVERS)):
-      # Sharded only for the name of its one data file.
+      # As Estimator's: with a data file for each device that has variables.
       tf.add_to_collection(tf.GraphKeys.SAVERS, tf.train.Saver(
           sharded=True, max_to_keep=self.config.keep_checkpoint_max,
           defer_build=True, save_relative_paths=True))
