@@ -1169,6 +1169,7 @@ def test_a_tpu_without_tpu_estimator_stops_the_run_before_it_writes(
   monkeypatch.setattr(estimators, "HAS_TPU_ESTIMATOR", False)
   expect_error(model_files, tmp_path / "out", "--use_tpu needs TPUEstimator",
                use_tpu=True, data_dir=str(mrpc))
+  assert not (tmp_path / "out").exists()
 
 
 def test_a_config_that_is_no_json_is_named(mrpc, model_files, tmp_path):
