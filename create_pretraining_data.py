@@ -591,8 +591,9 @@ def _tokenized_block(path, start, end, encoder, max_seq_length):
       "lines": num_lines,
       "long_sentences": len(long_lines),
       "first_long_line": long_lines[0] if long_lines else 0,
-      "words": len(ids) - np.count_nonzero(encoder.is_continuation[ids]),
-      "unknown_words": np.count_nonzero(ids == encoder.unknown),
+      # Newer NumPy counts in its own type, which JSON does not know.
+      "words": len(ids) - int(np.count_nonzero(encoder.is_continuation[ids])),
+      "unknown_words": int(np.count_nonzero(ids == encoder.unknown)),
   }
   return _Block(ids, np.asarray(lengths, np.int64),
                 np.asarray(breaks, np.int64), counts)

@@ -5,8 +5,9 @@
   estimators.train(estimator, input_fn, num_train_steps=343, batch_size=32)
   estimators.write_eval_results("/tmp/out", estimator.evaluate(eval_input_fn))
 
-The only module that names `tf.estimator`, which TensorFlow 2.16 dropped. It
-knows no loss, head, metric or flag.
+The only module that names `tf.estimator`, which TensorFlow 2.16 dropped; where
+it is gone, `session_estimator` takes its place. It knows no loss, head, metric
+or flag.
 """
 
 import os
@@ -17,8 +18,12 @@ import tensorflow.compat.v1 as tf
 
 import input_pipeline
 import modeling
+import session_estimator
 
-ModeKeys = tf.estimator.ModeKeys
+HAS_TPU_ESTIMATOR = hasattr(tf, "estimator")
+
+# Equal to tf.estimator.ModeKeys, where that exists.
+ModeKeys = session_estimator.ModeKeys
 
 # The optimizer leaves its learning rate here for the progress line.
 LEARNING_RATE_COLLECTION = "learning_rate"
@@ -34,8 +39,29 @@ MAX_NAMES_LISTED = 8
 
 
 def estimator_spec(**fields):
-  """What a model function returns: tf.estimator.tpu.TPUEstimatorSpec."""
+  """What a model function returns: tf.estimator.tpu.TPUEstimatorSpec.
+
+  Where TensorFlow has none: session_estimator.EstimatorSpec.
+  """
+  if not HAS_TPU_ESTIMATOR:
+    return session_estimator.EstimatorSpec(**fields)
   return tf.estimator.tpu.TPUEstimatorSpec(**fields)
+
+
+def check_use_tpu(use_tpu):
+  """Whether this TensorFlow can use a TPU as the scripts do.
+
+  Args:
+    use_tpu: bool.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  if use_tpu and not HAS_TPU_ESTIMATOR:
+    raise ValueError(
+        "--use_tpu needs TPUEstimator, which TensorFlow %s no longer has. "
+        "Install one from 1.15 to 2.15, or leave --use_tpu out to run on GPU "
+        "or CPU." % tf.__version__)
 
 
 def create_estimator(*, model_fn, output_dir, train_batch_size=32,
@@ -46,6 +72,9 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
                      num_tpu_cores=8, iterations_per_loop=1000, use_xla=False,
                      intra_op_threads=0, inter_op_threads=0):
   """A TPUEstimator, which without a TPU runs on GPU or CPU.
+
+  Where TensorFlow has none, a session_estimator.Estimator, which does the same
+  on GPU or CPU.
 
   Args:
     model_fn: function (features, labels, mode, params) to an `estimator_spec`.
@@ -71,8 +100,24 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
     inter_op_threads: int, operations at a time; 0 is one for each core.
 
   Returns:
-    tf.estimator.tpu.TPUEstimator.
+    tf.estimator.tpu.TPUEstimator or session_estimator.Estimator.
+
+  Raises:
+    ValueError: `use_tpu` where there is no TPUEstimator.
   """
+  check_use_tpu(use_tpu)
+  batch_sizes = {"train_batch_size": train_batch_size,
+                 "eval_batch_size": eval_batch_size,
+                 "predict_batch_size": predict_batch_size}
+  settings = {
+      "model_dir": output_dir, "master": master, "tf_random_seed": seed,
+      "save_checkpoints_steps": save_checkpoints_steps,
+      "keep_checkpoint_max": keep_checkpoint_max,
+      "session_config": None if use_tpu else _session_config(
+          use_xla, intra_op_threads, inter_op_threads)}
+  if not HAS_TPU_ESTIMATOR:
+    return session_estimator.Estimator(
+        model_fn, session_estimator.RunConfig(**settings), **batch_sizes)
   cluster = None
   if use_tpu and tpu_name:
     cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
@@ -84,10 +129,6 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
           tf.estimator.tpu.InputPipelineConfig.PER_HOST_V2))
   run_config = tf.estimator.tpu.RunConfig(
       cluster=cluster,
-      master=master,
-      model_dir=output_dir,
-      save_checkpoints_steps=save_checkpoints_steps,
-      keep_checkpoint_max=keep_checkpoint_max,
       # Off TPU, `ProgressHook` writes them: TPUEstimator would ask for them in
       # some steps only, and TensorFlow prepares the graph anew, which takes
       # seconds, for a set of tensors it was not asked for before.
@@ -95,18 +136,14 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       # Off TPU, TPUEstimator would log a rate at every single step and no
       # loss; `ProgressHook` takes its place there.
       log_step_count_steps=log_steps if use_tpu else None,
-      tf_random_seed=seed,
-      session_config=None if use_tpu else _session_config(
-          use_xla, intra_op_threads, inter_op_threads),
-      tpu_config=tpu_config)
+      tpu_config=tpu_config,
+      **settings)
   return tf.estimator.tpu.TPUEstimator(
       use_tpu=use_tpu,
       eval_on_tpu=use_tpu,
       model_fn=model_fn,
       config=run_config,
-      train_batch_size=train_batch_size,
-      eval_batch_size=eval_batch_size,
-      predict_batch_size=predict_batch_size)
+      **batch_sizes)
 
 
 def _session_config(use_xla, intra_op_threads, inter_op_threads):

@@ -986,6 +986,7 @@ def _check_flags():
       FLAGS.do_lower_case, FLAGS.init_checkpoint)
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   estimators.check_sequence_length(FLAGS.max_seq_length, config)
+  estimators.check_use_tpu(FLAGS.use_tpu)
   layer_indexes = []
   if FLAGS.pooling != "pooler":
     layer_indexes = parse_layers(FLAGS.layers, config.num_hidden_layers)

@@ -295,8 +295,11 @@ def log_example(name, identifier, tokens, **fields):
 
 
 def int_feature(values):
-  """A `tf.train.Feature` holding int64 values."""
-  return tf.train.Feature(int64_list=tf.train.Int64List(value=list(values)))
+  """A `tf.train.Feature` holding int64 values, or truth values as 0 and 1."""
+  # protobuf 7 takes no truth values for integers.
+  values = [int(value) if isinstance(value, (bool, np.bool_)) else value
+            for value in values]
+  return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
 def float_feature(values):

@@ -1143,6 +1143,7 @@ def _check_flags():
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   estimators.check_sequence_length(FLAGS.max_seq_length, config)
   estimators.check_freeze_layers(FLAGS.freeze_layers, config)
+  estimators.check_use_tpu(FLAGS.use_tpu)
   if FLAGS.init_checkpoint:
     modeling.resolve_checkpoint_path(FLAGS.init_checkpoint)
   return config

@@ -388,6 +388,7 @@ def validate_flags_or_throw(bert_config):
                      "answers saved in --output_dir are not this model's.")
   estimators.check_sequence_length(FLAGS.max_seq_length, bert_config)
   estimators.check_freeze_layers(FLAGS.freeze_layers, bert_config)
+  estimators.check_use_tpu(FLAGS.use_tpu)
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
     raise ValueError(
         "--max_seq_length=%d must be greater than --max_query_length=%d + 3: "

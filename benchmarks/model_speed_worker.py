@@ -235,7 +235,7 @@ def model_function(job, module, timer):
 
   def timed_model_fn(features, labels, mode, params):
     spec = model_fn(features, labels, mode, params)
-    if mode != tf.estimator.ModeKeys.TRAIN:
+    if mode != "train":  # ModeKeys.TRAIN, where TensorFlow still has it.
       return spec
     timer.lengths_tensor = tf.reduce_sum(features["input_mask"], axis=1)
     return spec._replace(training_hooks=(timer,))

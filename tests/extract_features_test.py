@@ -732,6 +732,14 @@ def test_flags_that_cannot_work_are_named(extract, tmp_path, changes, message):
   assert [path.name for path in tmp_path.iterdir()] == ["input.txt"]
 
 
+def test_a_tpu_without_tpu_estimator_stops_the_run_before_it_writes(
+    extract, tmp_path, monkeypatch):
+  monkeypatch.setattr(estimators, "HAS_TPU_ESTIMATOR", False)
+  with pytest.raises(ValueError, match="--use_tpu needs TPUEstimator"):
+    extract(["the"], use_tpu=True)
+  assert [path.name for path in tmp_path.iterdir()] == ["input.txt"]
+
+
 def test_a_vocabulary_of_another_model_is_named(extract, tmp_path):
   vocab_file = tmp_path / "vocab.txt"
   with open(goldens.VOCAB_FILE) as reader:

@@ -1164,6 +1164,14 @@ def test_a_bad_flag_stops_the_run_before_it_writes(
   expect_error(model_files, tmp_path / "out", *parts, **values)
 
 
+def test_a_tpu_without_tpu_estimator_stops_the_run_before_it_writes(
+    mrpc, model_files, tmp_path, monkeypatch):
+  monkeypatch.setattr(estimators, "HAS_TPU_ESTIMATOR", False)
+  expect_error(model_files, tmp_path / "out", "--use_tpu needs TPUEstimator",
+               use_tpu=True, data_dir=str(mrpc))
+  assert not (tmp_path / "out").exists()
+
+
 def test_a_config_that_is_no_json_is_named(mrpc, model_files, tmp_path):
   config = write(tmp_path / "config.json", "{")
   expect_error(model_files, tmp_path / "out", config,

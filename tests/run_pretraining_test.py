@@ -495,6 +495,15 @@ def test_bad_flags_stop_before_anything_is_made(
   assert not (tmp_path / "out").exists()
 
 
+def test_a_tpu_without_tpu_estimator_stops_the_run_before_it_writes(
+    tmp_path, run, monkeypatch):
+  monkeypatch.setattr(estimators, "HAS_TPU_ESTIMATOR", False)
+  with pytest.raises(ValueError, match="--use_tpu needs TPUEstimator"):
+    run(input_file=labelled(tmp_path, "train", 4), do_train=True,
+        use_tpu=True)
+  assert not (tmp_path / "out").exists()
+
+
 def test_damage_met_while_training_is_located(tmp_path, run):
   path = labelled(tmp_path, "train", 150)
   with open(path, "r+b") as file:

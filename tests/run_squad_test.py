@@ -689,6 +689,15 @@ def test_flags_that_cannot_work_are_named(run_folder, changes, message):
       run_squad.validate_flags_or_throw(modeling.BertConfig.from_dict(CONFIG))
 
 
+def test_a_tpu_without_tpu_estimator_stops_the_run_before_it_writes(
+    run_folder, monkeypatch):
+  monkeypatch.setattr(run_squad.estimators, "HAS_TPU_ESTIMATOR", False)
+  with flagsaver.flagsaver(do_train=True, use_tpu=True):
+    with pytest.raises(ValueError, match="--use_tpu needs TPUEstimator"):
+      run_squad.main(["run_squad"])
+  assert not (run_folder / "out").exists()
+
+
 @pytest.mark.parametrize("version_2, missing", [
     (False, "predictions.json"), (True, "null_odds.json")])
 def test_scoring_alone_names_the_missing_answers(
