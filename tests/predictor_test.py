@@ -16,6 +16,7 @@ import make_squad_goldens
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+import tensorflow.compat.v2 as tf2
 from absl import flags
 from absl.testing import flagsaver
 
@@ -236,7 +237,7 @@ def test_lines_become_json_lines_in_order(classifier):
 
 
 def test_other_programs_can_load_the_model(classifier):
-  loaded = tf.compat.v2.saved_model.load(str(classifier))
+  loaded = tf2.saved_model.load(str(classifier))
   signature = loaded.signatures["serving_default"]
   shapes = {name: spec.shape.as_list() for name, spec in
             signature.structured_input_signature[1].items()}
