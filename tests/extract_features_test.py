@@ -654,12 +654,12 @@ def test_pooling_passes_over_what_the_mask_hides(pooling, expected):
 
 @pytest.mark.parametrize("real_tokens_only", [True, False])
 @pytest.mark.parametrize("one_hot", [True, False])
-def test_output_is_the_originals(
-    extract, real_tokens_only, one_hot, request):
-  if real_tokens_only:
-    # There, products of other shapes round by more: one of 336 values, in a
-    # model so narrow that LayerNorm magnifies it, is 2.2e-5 off.
-    request.getfixturevalue("tensorflow_2")
+def test_output_is_the_originals(extract, real_tokens_only, one_hot):
+  if real_tokens_only and tf.__version__.startswith("1."):
+    pytest.skip(
+        "On TensorFlow 1, products of other shapes round by more: one of 336 "
+        "values, in a model so narrow that LayerNorm magnifies it, is 2.2e-5 "
+        "off. The form with padding is compared.")
   path = extract(goldens.LINES, real_tokens_only=real_tokens_only,
                  use_one_hot_embeddings=one_hot)
   with open(path) as ours, open(goldens.GOLDEN_FILE) as originals:
