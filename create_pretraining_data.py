@@ -1347,21 +1347,30 @@ _worker = None
 
 
 class _Worker:
-  """A worker's job and folder, and the corpus once it is there."""
+  """A worker's job and folder, and the corpus once it is there.
 
-  def __init__(self, job, folder):
+  Args:
+    job: _Job.
+    folder: _WorkFolder.
+    pipe: its two ends, to read from and to write to. Nothing is ever written:
+      it ends when the last process that could is gone, the parent.
+  """
+
+  def __init__(self, job, folder, pipe):
     self.job = job
     self.folder = folder
+    self._pipe = pipe
     self._corpus = None
 
   def start(self):
     """Makes this process a worker, one that does not outlive its parent."""
     global _worker
     _worker = self
-    parent = multiprocessing.parent_process().sentinel
+    reader, writer = self._pipe
+    writer.close()
 
     def follow_parent():
-      multiprocessing.connection.wait([parent])
+      multiprocessing.connection.wait([reader])
       os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()
@@ -1385,31 +1394,33 @@ class _Workers:
     # Forking is quick, but not safe once TensorFlow has threads.
     can_fork = ("fork" in multiprocessing.get_all_start_methods() and
                 "tensorflow" not in sys.modules)
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
     self._executor = concurrent.futures.ProcessPoolExecutor(
-        num_workers,
-        multiprocessing.get_context("fork" if can_fork else "spawn"),
-        _Worker(job, folder).start)
+        num_workers, context,
+        _Worker(job, folder, context.Pipe(duplex=False)).start)
     self._queued = 4 * num_workers
+    self._pending = set()
 
   def __enter__(self):
     return self
 
   def __exit__(self, *unused_error):
-    self._executor.shutdown(wait=True, cancel_futures=True)
+    for future in self._pending:
+      future.cancel()
+    self._executor.shutdown(wait=True)
 
   def run(self, function, pieces, *arguments):
     """Yields `function(worker, piece, *arguments)` as the pieces get ready."""
     pieces = iter(pieces)
-    pending = set()
     while True:
       # There may be too many pieces to queue them all.
-      for piece in itertools.islice(pieces, self._queued - len(pending)):
-        pending.add(self._executor.submit(
+      for piece in itertools.islice(pieces, self._queued - len(self._pending)):
+        self._pending.add(self._executor.submit(
             _in_worker, function, (piece,) + arguments))
-      if not pending:
+      if not self._pending:
         return
-      done, pending = concurrent.futures.wait(
-          pending, return_when=concurrent.futures.FIRST_COMPLETED)
+      done, self._pending = concurrent.futures.wait(
+          self._pending, return_when=concurrent.futures.FIRST_COMPLETED)
       for future in done:
         yield future.result()
 

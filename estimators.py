@@ -347,6 +347,11 @@ class ProgressHook(tf.train.SessionRunHook):
       self._write_line(run_values.results.get("learning_rate"))
       self._start_interval()
 
+  def end(self, session):
+    del session  # Part of the interface.
+    # Else readers would find half a record until the process ends.
+    tf.summary.FileWriterCache.get(self._output_dir).flush()
+
   def _start_interval(self):
     self._losses = []
     self._part_values = {name: [] for name in self._parts}
@@ -400,7 +405,7 @@ def choose_compute_dtype(mixed_precision, use_tpu):
     tf.float32, tf.bfloat16 or tf.float16.
 
   Raises:
-    ValueError: float16 on a TPU.
+    ValueError: float16 on a TPU, or bfloat16 on a GPU with TensorFlow 1.
   """
   if mixed_precision == "none":
     return tf.float32
@@ -413,10 +418,15 @@ def choose_compute_dtype(mixed_precision, use_tpu):
   if use_tpu and chosen == tf.float16:
     raise ValueError("--mixed_precision=float16: a TPU does not have float16. "
                      "Give bfloat16.")
+  if (chosen == tf.bfloat16 and not use_tpu and not _knows_gpus() and
+      tf.config.experimental.list_physical_devices("GPU")):
+    raise ValueError(
+        "--mixed_precision=bfloat16: TensorFlow %s does not have it on GPUs. "
+        "Give float16, or use TensorFlow 2.15 or later." % tf.__version__)
   tf.logging.info("Computing in %s, as --mixed_precision says.", chosen.name)
   if chosen != best:
     tf.logging.warning(
-        "--mixed_precision=%s will be slow: %s, so %s is best here.",
+        "--mixed_precision=%s may be slow: %s, so %s is best here.",
         chosen.name, reason, best.name)
   return chosen
 
@@ -425,7 +435,11 @@ def _best_compute_dtype(use_tpu):
   """The fastest type of the device at hand, and how it is known."""
   if use_tpu:
     return tf.bfloat16, "a TPU computes in it"
-  gpus = tf.config.list_physical_devices("GPU")
+  gpus = tf.config.experimental.list_physical_devices("GPU")
+  if not _knows_gpus():
+    return tf.float32, "TensorFlow %s %s" % (
+        tf.__version__, "does not tell what the GPU is fast at" if gpus else
+        "makes no use of a processor's bfloat16")
   if gpus:
     details = tf.config.experimental.get_device_details(gpus[0])
     capability = details.get("compute_capability", (0, 0))
@@ -438,6 +452,11 @@ def _best_compute_dtype(use_tpu):
     if extension in _processor_flags():
       return tf.bfloat16, "the processor has %s" % extension
   return tf.float32, "the processor has neither amx_bf16 nor avx512_bf16"
+
+
+def _knows_gpus():
+  """Whether TensorFlow tells what a GPU can do; 1.15 does not."""
+  return hasattr(tf.config.experimental, "get_device_details")
 
 
 def _processor_flags():

@@ -17,6 +17,7 @@ Arrays may be float32, bfloat16 or float16; arithmetic is float32.
 
 import contextlib
 import functools
+import inspect
 import math
 
 import tensorflow.compat.v1 as tf
@@ -26,6 +27,9 @@ import onednn_ops
 # Added to the attention scores of masked positions, before the softmax.
 MASKED_SCORE = -10000.0
 
+# Whether this TensorFlow compiles single functions; those before 2.5 do not.
+_CAN_COMPILE = "jit_compile" in inspect.signature(tf.function).parameters
+
 
 def is_available():
   """Whether this TensorFlow, device and place in the graph can compile.
@@ -33,10 +37,10 @@ def is_available():
   On GPU, XLA needs libraries that are often not installed. Inside a loop or a
   compiled part, a function is compiled with the rest or not at all.
   """
-  return (tf.test.is_built_with_xla()
+  return (_CAN_COMPILE and tf.test.is_built_with_xla()
           and not tf.executing_eagerly()
           and tf.get_default_graph()._get_control_flow_context() is None
-          and not tf.config.list_physical_devices("GPU"))
+          and not tf.config.experimental.list_physical_devices("GPU"))
 
 
 def affine(matrix, kernel, bias):
@@ -228,6 +232,8 @@ def _is_kept(dtype):
 
 
 def _compiled(function):
+  if not _CAN_COMPILE:
+    return function
   return tf.function(function, jit_compile=True, autograph=False)
 
 

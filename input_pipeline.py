@@ -404,7 +404,10 @@ def prefetch(batches):
   tuner's thread, which sleeps for seconds, holds up the end of a run.
   """
   options = tf.data.Options()
-  options.autotune.enabled = False
+  if hasattr(options, "autotune"):
+    options.autotune.enabled = False
+  else:  # Before TensorFlow 2.7.
+    options.experimental_optimization.autotune = False
   return batches.prefetch(2).with_options(options)
 
 

@@ -192,7 +192,10 @@ class BertModel:
           input_mask, is_fused and shape == input_ids.shape.as_list(),
           uses_onednn)
 
-    with tf.variable_scope(scope, default_name="bert"):
+    # Only of these does TensorFlow know, in `_compute_again`, which are read.
+    use_resource = True if settings.layers_per_checkpoint else None
+    with tf.variable_scope(
+        scope, default_name="bert", use_resource=use_resource):
       with tf.variable_scope("embeddings"):
         embeddings, self.embedding_table = _embed(
             layout, config, input_ids, token_type_ids, use_one_hot_embeddings,
@@ -554,12 +557,15 @@ def resolve_checkpoint_path(path):
     prefix = _checkpoint_in_directory(path)
   else:
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
-  if not tf.train.checkpoint_exists(prefix):
+  try:
+    if tf.train.checkpoint_exists(prefix):
+      return prefix
     similar = tf.gfile.Glob(prefix + "*")
-    raise ValueError(
-        "There is no checkpoint at %s: expected %s.index and %s.data-*, found "
-        "%s." % (path, prefix, prefix, ", ".join(similar) or "neither"))
-  return prefix
+  except tf.errors.NotFoundError:  # TensorFlow 1, if there is no such folder.
+    similar = []
+  raise ValueError(
+      "There is no checkpoint at %s: expected %s.index and %s.data-*, found %s."
+      % (path, prefix, prefix, ", ".join(similar) or "neither"))
 
 
 def _checkpoint_in_directory(path):
@@ -1149,7 +1155,9 @@ def _compute_again(function, matrix):
     with fused_ops.kept_seeds(seeds):
       outputs = function(matrix)
 
-    def gradients(*by_outputs, variables=()):
+    # TensorFlow 1 wants `variables` or `**`, and nothing goes behind `*`.
+    def gradients(*by_outputs, **keywords):
+      variables = list(keywords.get("variables", ()))
       # Not before the gradients are there, and no operation that TensorFlow
       # could take for one of the forward pass.
       with tf.control_dependencies(by_outputs):
@@ -1158,7 +1166,7 @@ def _compute_again(function, matrix):
           seeds, are_used_again=True):
         again = function(copy)
       by_matrix, *by_variables = tf.gradients(
-          again, [copy] + list(variables), by_outputs)
+          again, [copy] + variables, by_outputs)
       return by_matrix, by_variables
 
     return outputs, gradients

@@ -40,7 +40,7 @@ def are_available():
   graph = tf.get_default_graph()
   if graph.building_function or graph._get_control_flow_context() is not None:
     return False
-  if tf.config.list_physical_devices("GPU"):
+  if tf.config.experimental.list_physical_devices("GPU"):
     return False
   return all(kernels.get_registered_kernels_for_op(name).kernel for name in
              ("_FusedMatMul", "_MklFusedBatchMatMulV2", "_MklLayerNorm"))

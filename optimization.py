@@ -13,6 +13,7 @@ appendix A.2). The others are LAMB, for batches of thousands, and Adafactor,
 whose state takes next to no memory.
 """
 
+import inspect
 import math
 import re
 
@@ -26,6 +27,8 @@ _WEIGHT_DECAY_RATE = 0.01
 _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
 # Number of elements from which on compiling the update of a variable pays.
 _MIN_COMPILED_SIZE = 1 << 16
+# Whether this TensorFlow compiles single functions; those before 2.5 do not.
+_CAN_COMPILE = "jit_compile" in inspect.signature(tf.function).parameters
 
 
 def learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step=None):
@@ -365,7 +368,8 @@ class _Optimizer(tf.train.Optimizer):
     pairs = [(gradient, param) for gradient, param in grads_and_vars
              if gradient is not None and param is not None]
     slots = [self._create_slots(param) for _, param in pairs]
-    compiled_step = tf.function(self._step, jit_compile=True, autograph=False)
+    compiled_step = _CAN_COMPILE and tf.function(
+        self._step, jit_compile=True, autograph=False)
     updates = []
     # A gradient may be computed from other weights than its own. None of them
     # may change before all the gradients are there. One operation that waits
@@ -690,7 +694,8 @@ def _is_compilable(variable):
   installed. Inside a loop or a compiled part, the update is compiled with the
   rest or not at all.
   """
-  return (_is_resource(variable) and tf.test.is_built_with_xla()
+  return (_CAN_COMPILE and tf.test.is_built_with_xla()
+          and _is_resource(variable)
           and variable.shape.num_elements() >= _MIN_COMPILED_SIZE
           and tf.get_default_graph()._get_control_flow_context() is None
-          and not tf.config.list_physical_devices("GPU"))
+          and not tf.config.experimental.list_physical_devices("GPU"))

@@ -933,6 +933,7 @@ def _seen_so_far(columns):
   """All batches' columns side by side, and the op that appends to them."""
   seen = tf.Variable(
       tf.zeros([2, 0]), shape=tf.TensorShape([2, None]), trainable=False,
+      use_resource=True,  # Of no fixed shape.
       collections=[tf.GraphKeys.LOCAL_VARIABLES,
                    tf.GraphKeys.METRIC_VARIABLES])
   update = tf.assign(seen, tf.concat([seen.read_value(), columns], axis=1),

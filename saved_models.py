@@ -88,7 +88,9 @@ def write(export_dir, build_signatures, checkpoint, assets):
   with tf.Graph().as_default(), tf.Session() as session:
     inputs = {name: tf.placeholder(tf.int32, [None, None], name)
               for name in INPUTS}
-    signatures = build_signatures(inputs)
+    # TensorFlow 1 would make variables that TensorFlow 2 cannot load as such.
+    with tf.variable_scope(tf.get_variable_scope(), use_resource=True):
+      signatures = build_signatures(inputs)
     _restore(session, checkpoint, [
         tensor for outputs in signatures.values()
         for tensor in outputs.values()])

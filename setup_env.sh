@@ -6,13 +6,25 @@
 #
 # Written for bash 3.2 and later. Environment variables that are respected:
 # PYTHON (the Python to make .venv from), pip's PIP_*, TF_CPP_MIN_LOG_LEVEL.
+#
+# .ci/versions.sh wants the functions alone, to make other environments: it sets
+# setup_only_functions=yes.
 
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-venv="$root/.venv"
-venv_python="$venv/bin/python"
-stamp="$venv/requirements.stamp"
+# Preferred first: those with TensorFlow 2.15, then newer ones, then older ones.
+versions="3.11 3.10 3.9 3.12 3.13 3.8 3.7"
+# A version of TensorFlow to install instead of the one in requirements.txt.
+tensorflow=
+
+use_venv() {
+  venv="$root/$1"
+  venv_python="$venv/bin/python"
+  stamp="$venv/requirements.stamp"
+}
+
+use_venv .venv
 
 # TensorFlow's C++ side prints several lines about absent GPUs even at level 2;
 # failures that matter also arrive as Python exceptions.
@@ -25,29 +37,30 @@ fail() {
   exit 1
 }
 
-# Whether "$1" is a Python that TensorFlow 2.15 runs on and that can make
-# virtual environments (Debian packages those separately, as python3-venv).
+# Whether "$1" is a Python of one of the versions "$2" that can make virtual
+# environments (Debian packages those separately, as python3-venv).
 suitable() {
   "$1" -c 'import sys, ensurepip, venv
-sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' >/dev/null 2>&1
+sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1].split())' \
+    "$2" >/dev/null 2>&1
 }
 
-# Prints the Python to use, or nothing: PYTHON if set, otherwise the first
-# suitable one on PATH, otherwise the newest suitable one of pyenv's.
+# Prints the Python to use, or nothing: PYTHON if set, otherwise that of the
+# first of the versions that is on PATH or among pyenv's.
 find_python() {
-  local candidate pyenv="${PYENV_ROOT:-${HOME:-}/.pyenv}/versions"
+  local version candidate pyenv="${PYENV_ROOT:-${HOME:-}/.pyenv}/versions"
   if [ -n "${PYTHON:-}" ]; then
-    if suitable "$PYTHON"; then printf '%s\n' "$PYTHON"; fi
+    if suitable "$PYTHON" "$versions"; then printf '%s\n' "$PYTHON"; fi
     return
   fi
-  for candidate in python3 python3.11 python3.10 python3.9 \
-      "$pyenv"/3.11.*/bin/python \
-      "$pyenv"/3.10.*/bin/python \
-      "$pyenv"/3.9.*/bin/python; do
-    if suitable "$candidate"; then
-      printf '%s\n' "$candidate"
-      return
-    fi
+  for version in $versions; do
+    for candidate in python3 "python$version" \
+        "$pyenv/$version".*/bin/python; do
+      if suitable "$candidate" "$version"; then
+        printf '%s\n' "$candidate"
+        return
+      fi
+    done
   done
 }
 
@@ -66,7 +79,7 @@ sys.exit(not all(find_spec(name) for name in names))' >/dev/null 2>&1
 
 # Whether .venv's Python starts and is, if PYTHON names one, of that version.
 venv_runs() {
-  suitable "$venv_python" || return 1
+  suitable "$venv_python" "$versions" || return 1
   [ -z "${PYTHON:-}" ] ||
     [ "$(version_of "$PYTHON")" = "$(version_of "$venv_python")" ]
 }
@@ -78,9 +91,9 @@ make_venv() {
   fi
   python=$(find_python)
   if [ -z "$python" ]; then
-    fail "no suitable Python: TensorFlow 2.15 needs Python 3.9, 3.10 or 3.11" \
-      "with the venv module${PYTHON:+ (PYTHON=$PYTHON is not)}; install one" \
-      "or set PYTHON=/path/to/python"
+    fail "no suitable Python: TensorFlow needs Python 3.7 to 3.13 (best is" \
+      "3.11) with the venv module${PYTHON:+ (PYTHON=$PYTHON is not)}; install" \
+      "one or set PYTHON=/path/to/python"
   fi
   say "making $venv with Python $(version_of "$python")"
   "$python" -m venv --clear "$venv" || fail "could not make $venv"
@@ -88,16 +101,17 @@ make_venv() {
 
 install_requirements() {
   say "installing TensorFlow and the rest of requirements-dev.txt" \
-    "(up to 500 MB to download, a minute or more)"
+    "(up to 650 MB to download, a minute or more)"
   rm -f "$stamp"
   "$venv_python" -m pip install --quiet --disable-pip-version-check \
-    -r "$root/requirements-dev.txt" ||
+    -r "$root/requirements-dev.txt" ${tensorflow:+"tensorflow==$tensorflow"} ||
     fail "pip could not install requirements-dev.txt; its message is above"
   requirements_checksum >"$stamp"
 }
 
 requirements_checksum() {
-  cat "$root/requirements.txt" "$root/requirements-dev.txt" | cksum
+  { cat "$root/requirements.txt" "$root/requirements-dev.txt"
+    printf '%s' "$tensorflow"; } | cksum
 }
 
 ensure_venv() {
@@ -108,8 +122,10 @@ ensure_venv() {
   fi
 }
 
-# Only an explicit PYTHON needs checking when .venv is there already.
-if [ -n "${PYTHON:-}" ] && ! suitable "$PYTHON"; then
-  fail "PYTHON=$PYTHON is not Python 3.9, 3.10 or 3.11 with the venv module"
+if [ -z "${setup_only_functions:-}" ]; then
+  # Only an explicit PYTHON needs checking when .venv is there already.
+  if [ -n "${PYTHON:-}" ] && ! suitable "$PYTHON" "$versions"; then
+    fail "PYTHON=$PYTHON is not Python 3.7 to 3.13 with the venv module"
+  fi
+  ensure_venv
 fi
-ensure_venv

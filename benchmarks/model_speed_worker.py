@@ -426,7 +426,7 @@ def run_torch(job):
 def measure_matmul(job):
   """{precision: GFLOP/s} of TensorFlow's product of two large matrices."""
   import tensorflow.compat.v1 as tf
-  on_gpu = bool(tf.config.list_physical_devices("GPU"))
+  on_gpu = bool(tf.config.experimental.list_physical_devices("GPU"))
   size, repeats = (8192, 50) if on_gpu else (4096, 1)
   rates = {}
   for precision in job["precisions"]:

@@ -7,7 +7,8 @@ are skipped, with a message, where it is absent:
   def test_something_on_real_text(data_dir):
     path = os.path.join(data_dir, "text", "wiki.sentences.txt")
 
-`graph` and `seeded_graph` keep one test's graph from another's.
+`graph` and `seeded_graph` keep one test's graph from another's; `compiler` and
+`tensorflow_2` skip tests of what an old TensorFlow cannot do.
 """
 
 import os
@@ -25,6 +26,24 @@ def data_dir():
     pytest.skip("No test data in %s; BERT_TEST_DATA may name another "
                 "place." % path)
   return path
+
+
+def _tensorflow_version():
+  import tensorflow.compat.v1 as tf
+  return tuple(int(number) for number in tf.__version__.split(".")[:2])
+
+
+@pytest.fixture
+def compiler():
+  # By the version, not by what the modules find: that is under test.
+  if _tensorflow_version() < (2, 5):
+    pytest.skip("TensorFlow before 2.5 does not compile single functions.")
+
+
+@pytest.fixture
+def tensorflow_2():
+  if _tensorflow_version() < (2, 0):
+    pytest.skip("TensorFlow 1 has nothing of the kind.")
 
 
 @pytest.fixture

@@ -332,7 +332,10 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_keras_checkpoint_is_refused(tmp_path):
-  path = tf.train.Checkpoint(v=tf.Variable(1.0)).save(str(tmp_path / "keras"))
+  with tf.Graph().as_default(), tf.Session() as session:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    session.run(tf.global_variables_initializer())
+    path = checkpoint.save(str(tmp_path / "keras"), session=session)
   with pytest.raises(ValueError, match="object checkpoint of TensorFlow 2"):
     convert_checkpoint.slim_checkpoint(path, str(tmp_path / "slim"))
 

@@ -455,7 +455,7 @@ class InlineWorkers(object):
   """Makes the pieces in this process, which is quicker for small texts."""
 
   def __init__(self, num_workers, job, folder):
-    self._worker = create_pretraining_data._Worker(job, folder)
+    self._worker = create_pretraining_data._Worker(job, folder, None)
 
   def __enter__(self):
     return self

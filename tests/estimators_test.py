@@ -587,10 +587,12 @@ def test_results_are_written_as_sorted_lines(tmp_path, log):
 @pytest.mark.parametrize("processor, best", [
     ({"avx512f", "avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "bfloat16"),
     ({"avx2"}, "float32")])
+@pytest.mark.usefixtures("tensorflow_2")
 def test_auto_precision_follows_the_processor_and_says_why(
     monkeypatch, log, processor, best):
   monkeypatch.setattr(estimators, "_processor_flags", lambda: processor)
-  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+  monkeypatch.setattr(
+      tf.config.experimental, "list_physical_devices", lambda kind: [])
   assert estimators.choose_compute_dtype("auto", False).name == best
   assert "computing in %s, because the processor has" % best in log[-1]
 
@@ -598,8 +600,10 @@ def test_auto_precision_follows_the_processor_and_says_why(
 @pytest.mark.parametrize("capability, best", [
     ((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float16"),
     ((6, 1), "float32")])
+@pytest.mark.usefixtures("tensorflow_2")
 def test_auto_precision_follows_the_gpu(monkeypatch, log, capability, best):
-  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
+  monkeypatch.setattr(
+      tf.config.experimental, "list_physical_devices", lambda kind: ["gpu"])
   monkeypatch.setattr(
       tf.config.experimental, "get_device_details", lambda gpu: {
           "device_name": "Card", "compute_capability": capability})
@@ -609,11 +613,42 @@ def test_auto_precision_follows_the_gpu(monkeypatch, log, capability, best):
 
 def test_a_precision_that_the_device_lacks_is_warned_of(monkeypatch, log):
   monkeypatch.setattr(estimators, "_processor_flags", set)
-  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+  monkeypatch.setattr(
+      tf.config.experimental, "list_physical_devices", lambda kind: [])
   assert estimators.choose_compute_dtype("none", False) == tf.float32
   assert not log
   assert estimators.choose_compute_dtype("bfloat16", False) == tf.bfloat16
-  assert "will be slow" in log[-1] and "float32 is best" in log[-1]
+  assert "may be slow" in log[-1] and "float32 is best" in log[-1]
   assert estimators.choose_compute_dtype("auto", True) == tf.bfloat16
   with pytest.raises(ValueError, match="TPU does not have float16"):
     estimators.choose_compute_dtype("float16", True)
+
+
+def forget_gpus(monkeypatch, gpus):
+  """Makes TensorFlow one that says nothing of GPUs but their number."""
+  monkeypatch.setattr(
+      tf.config.experimental, "list_physical_devices", lambda kind: gpus)
+  monkeypatch.delattr(
+      tf.config.experimental, "get_device_details", raising=False)
+
+
+@pytest.mark.parametrize("gpus, reason", [
+    ([], "no use of a processor's bfloat16"),
+    (["gpu"], "what the GPU is fast at")])
+def test_with_tensorflow_1_auto_precision_is_float32(
+    monkeypatch, log, gpus, reason):
+  forget_gpus(monkeypatch, gpus)
+  monkeypatch.setattr(estimators, "_processor_flags", lambda: {"amx_bf16"})
+  assert estimators.choose_compute_dtype("auto", False) == tf.float32
+  assert reason in log[-1]
+  assert estimators.choose_compute_dtype("auto", True) == tf.bfloat16
+
+
+def test_bfloat16_on_a_gpu_is_refused_with_tensorflow_1(monkeypatch):
+  forget_gpus(monkeypatch, ["gpu"])
+  with pytest.raises(ValueError, match=(
+      "bfloat16: TensorFlow %s does not have it on GPUs. Give float16, or use "
+      "TensorFlow 2.15" % tf.__version__)):
+    estimators.choose_compute_dtype("bfloat16", False)
+  assert estimators.choose_compute_dtype("float16", False) == tf.float16
+  assert estimators.choose_compute_dtype("bfloat16", True) == tf.bfloat16

@@ -14,7 +14,7 @@ RATE = 0.25
 EPSILON = modeling.LAYER_NORM_EPSILON
 KEY_MASK = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
-pytestmark = pytest.mark.usefixtures("seeded_graph")
+pytestmark = pytest.mark.usefixtures("compiler", "seeded_graph")
 
 
 def normal(shape, seed, dtype=tf.float32):

@@ -108,8 +108,16 @@ def _imports(tree):
     elif isinstance(node, ast.Call) and node.args:
       name = getattr(node.func, "attr", getattr(node.func, "id", None))
       if name in ("import_module", "__import__"):
-        if isinstance(node.args[0], ast.Constant):
-          yield node.lineno, str(node.args[0].value).lstrip("."), None
+        for value in _literals(node.args[0]):
+          yield node.lineno, str(value).lstrip("."), None
+
+
+def _literals(node):
+  """list of the value that a literal stands for; of nothing for other nodes."""
+  try:
+    return [ast.literal_eval(node)]
+  except ValueError:
+    return []
 
 
 def _import_violations(module, tree):
@@ -155,8 +163,8 @@ def _part_taken(node, roots):
     part, owner = node.attr, node.value
   elif (isinstance(node, ast.Call) and len(node.args) > 1 and
         getattr(node.func, "id", None) == "getattr" and
-        isinstance(node.args[1], ast.Constant)):
-    owner, part = node.args[0], node.args[1].value
+        _literals(node.args[1])):
+    owner, part = node.args[0], _literals(node.args[1])[0]
   else:
     return None
   while isinstance(owner, ast.Attribute):
@@ -230,20 +238,22 @@ def _looked_up(node, parents):
     return None
   if getattr(parents[subscript], "attr", None) != "value":
     return None
-  return subscript.slice
+  index = subscript.slice
+  # Before Python 3.9 there is a node in between.
+  return index.value if type(index).__name__ == "Index" else index
 
 
 def _resolves_keyword(node, functions, parents):
   """Whether a keyword of default None is given its flag's value at `node`."""
-  name = getattr(_looked_up(node, parents), "value", None)
+  names_looked_up = _literals(_looked_up(node, parents))
   for function in functions:
     arguments = function.args
     names = [a.arg for a in arguments.args[::-1]]
     with_default = list(zip(names, arguments.defaults[::-1]))
     with_default += zip((a.arg for a in arguments.kwonlyargs),
                         arguments.kw_defaults)
-    if any(argument == name and isinstance(default, ast.Constant) and
-           default.value is None for argument, default in with_default):
+    if any(argument in names_looked_up and _literals(default) == [None]
+           for argument, default in with_default):
       return True
   return False
 
@@ -423,7 +433,8 @@ def state():
   return {
       "operations in the default graph":
           len(tf.get_default_graph().get_operations()),
-      "eager execution": tf.executing_eagerly_outside_functions(),
+      "eager execution": getattr(
+          tf, "executing_eagerly_outside_functions", tf.executing_eagerly)(),
       "control flow version": tf.control_flow_v2_enabled(),
       "TensorFlow's verbosity": tf.logging.get_verbosity(),
       "absl's verbosity": absl_logging.get_verbosity(),

@@ -32,13 +32,14 @@ def create_model(config=None, is_training=False, input_ids=INPUT_IDS,
                  input_mask=INPUT_MASK, token_type_ids=TOKEN_TYPE_IDS,
                  **kwargs):
   return modeling.BertModel(
-      config or create_config(), is_training, tf.constant(input_ids),
+      config or create_config(), is_training,
+      tf.convert_to_tensor(input_ids, tf.int32),
       None if input_mask is None else tf.constant(input_mask),
       None if token_type_ids is None else tf.constant(token_type_ids),
       **kwargs)
 
 
-def evaluate(tensors, seed=0):
+def evaluate(tensors, seed=0, feed=None):
   """Returns the tensors' values for random values of all variables."""
   random = np.random.RandomState(seed)
   initializers = [variable.initializer for variable in tf.global_variables()]
@@ -47,7 +48,7 @@ def evaluate(tensors, seed=0):
         initializer.inputs[1]: random.normal(
             0, 0.5, initializer.inputs[1].shape.as_list())
         for initializer in initializers})
-    return session.run(tensors)
+    return session.run(tensors, feed)
 
 
 # Variables.
@@ -330,14 +331,15 @@ def test_padding_does_not_change_real_positions(real_tokens_only):
     short = create_model(
         input_ids=[[6, 7]], input_mask=[[1, 1]], token_type_ids=[[0, 1]],
         scope="bert", real_tokens_only=real_tokens_only)
-    padded = create_model(scope="bert", real_tokens_only=real_tokens_only)
-    # Other words behind the mask.
-    filled = create_model(
-        input_ids=[[1, 2, 3, 4, 5], [6, 7, 1, 2, 3], [8, 9, 10, 4, 5]],
-        scope="bert", real_tokens_only=real_tokens_only)
-  short, padded, filled = evaluate([
-      (model.get_sequence_output(), model.get_pooled_output())
-      for model in (short, padded, filled)])
+    ids = tf.placeholder_with_default(tf.constant(INPUT_IDS), [3, 5])
+    padded = create_model(
+        input_ids=ids, scope="bert", real_tokens_only=real_tokens_only)
+  short, padded = [(model.get_sequence_output(), model.get_pooled_output())
+                   for model in (short, padded)]
+  # Other words behind the mask.
+  filled = evaluate(padded, feed={
+      ids: [[1, 2, 3, 4, 5], [6, 7, 1, 2, 3], [8, 9, 10, 4, 5]]})
+  short, padded = evaluate([short, padded])
   np.testing.assert_allclose(padded[0][1, :2], short[0][0], atol=2e-6)
   np.testing.assert_allclose(padded[1][1], short[1][0], atol=2e-6)
   mask = np.array(INPUT_MASK, bool)

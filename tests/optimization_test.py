@@ -575,8 +575,8 @@ def test_a_loss_without_variables_is_refused():
 
 
 def test_training_step_compiles_with_xla(both_updates):
-  weight = variable("w", [[1.0], [2.0]])
-  table = variable("table", np.ones([3, 2]))
+  weight = variable("w", [[1.0], [2.0]], use_resource=True)
+  table = variable("table", np.ones([3, 2]), use_resource=True)
 
   def train():
     inputs = tf.matmul(tf.one_hot([0, 2], 3), table)

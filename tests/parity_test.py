@@ -121,6 +121,8 @@ def path(request):
 @pytest.fixture(params=[
     "padded", "padded, fused", "real tokens", "real tokens, fused"])
 def form(request, monkeypatch):
+  if "fused" in request.param:
+    request.getfixturevalue("compiler")
   monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", modeling.MIN_FUSED_WIDTH)
   return request.param
 

@@ -16,6 +16,7 @@ import make_squad_goldens
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+import tensorflow.compat.v2 as tf2
 from absl import flags
 from absl.testing import flagsaver
 
@@ -236,10 +237,10 @@ def test_lines_become_json_lines_in_order(classifier):
 
 
 def test_other_programs_can_load_the_model(classifier):
-  loaded = tf.compat.v2.saved_model.load(str(classifier))
+  loaded = tf2.saved_model.load(str(classifier))
   signature = loaded.signatures["serving_default"]
-  shapes = {name: spec.shape.as_list() for name, spec in
-            signature.structured_input_signature[1].items()}
+  shapes = {tensor.op.name: tensor.shape.as_list()
+            for tensor in signature.inputs if tensor.dtype == tf.int32}
   assert shapes == {name: [None, None] for name in saved_models.INPUTS}
   model = predictor.Predictor(str(classifier))
   ids = np.array([[2, 5, 7, 3, 0]], np.int32)

@@ -674,7 +674,8 @@ def test_training_and_prediction_graphs_compile_with_xla():
     return tf.xla.experimental.compile(
         compiled, [tf.constant(features[name]) for name in names])[0]
 
-  tf.train.get_or_create_global_step(tf.get_default_graph())
+  with tf.variable_scope("", use_resource=True):
+    tf.train.get_or_create_global_step(tf.get_default_graph())
   train_loss = step(estimators.ModeKeys.TRAIN)
   probabilities = step(estimators.ModeKeys.PREDICT)
   with tf.Session() as session:
