@@ -194,7 +194,7 @@ class FeatureWriter:
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  use_one_hot_embeddings, real_tokens_only=False,
                  compute_dtype=tf.float32, inference_kernels=False,
-                 gradient_checkpointing=0):
+                 gradient_checkpointing=0, whole_batches=False):
   """BERT with a linear layer that scores each token as start and as end.
 
   Args:
@@ -209,13 +209,15 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     compute_dtype: as for modeling.BertModel.
     inference_kernels: bool, likewise.
     gradient_checkpointing: int, likewise.
+    whole_batches: bool, compute padding even so.
 
   Returns:
     (start_logits, end_logits), float [B, T] each.
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, scope="bert", real_tokens_only=real_tokens_only,
+      use_one_hot_embeddings, scope="bert",
+      real_tokens_only=real_tokens_only and not whole_batches,
       compute_dtype=compute_dtype, inference_kernels=inference_kernels,
       gradient_checkpointing=gradient_checkpointing)
   hidden = model.get_sequence_output()  # [B, T, D]
@@ -256,7 +258,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      use_one_hot_embeddings, real_tokens_only=False,
                      compute_dtype=tf.float32, gradient_accumulation_steps=1,
                      gradient_checkpointing=0, optimizer="adamw",
-                     freeze_layers=-1):
+                     freeze_layers=-1, whole_batches=False):
   """Makes the `model_fn` of an Estimator, for training and prediction.
 
   Args:
@@ -275,6 +277,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     optimizer: str, as for optimization.create_optimizer.
     freeze_layers: int, embeddings and layers that are not trained, as for
       modeling.lower_scopes.
+    whole_batches: bool, as for create_model.
 
   Returns:
     function (features, labels, mode, params, config) -> estimator spec. Its
@@ -292,7 +295,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
           features["input_mask"], features["segment_ids"],
           use_one_hot_embeddings, real_tokens_only, compute_dtype,
           inference_kernels=not use_tpu,
-          gradient_checkpointing=gradient_checkpointing)
+          gradient_checkpointing=gradient_checkpointing,
+          whole_batches=whole_batches)
 
     def build_loss(features):
       start_logits, end_logits = build(features)
@@ -419,6 +423,7 @@ def _create_estimator(bert_config, num_train_steps=None,
       num_train_steps, num_warmup_steps, use_tpu=FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
+      whole_batches=not common_flags.can_leave_out_padding(FLAGS),
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu),
       gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,

@@ -573,14 +573,19 @@ def test_scoring_needs_reference_answers(tmp_path):
 # The model.
 
 
-def build_logits(features, real_tokens_only):
+def build_logits(features, real_tokens_only, whole_batches=False):
   ids, mask, segments = (
       np.array([getattr(feature, name) for feature in features], np.int32)
       for name in ("input_ids", "input_mask", "segment_ids"))
   with tf.Graph().as_default(), tf.Session() as session:
     logits = run_squad.create_model(
         modeling.BertConfig.from_dict(CONFIG), False, tf.constant(ids),
-        tf.constant(mask), tf.constant(segments), False, real_tokens_only)
+        tf.constant(mask), tf.constant(segments), False, real_tokens_only,
+        whole_batches=whole_batches)
+    # Finding the real tokens makes shapes that the graph does not know.
+    has_where = any(operation.type == "Where"
+                    for operation in session.graph.get_operations())
+    assert has_where == (real_tokens_only and not whole_batches)
     # The same in every graph: op seeds depend on the number of operations.
     draw = np.random.RandomState(1)
     initializers = [variable.initializer for variable in tf.global_variables()]
@@ -603,6 +608,15 @@ def test_head_has_the_originals_variables_and_skips_padding():
         with_padding[mask == 1], without[mask == 1], atol=2e-5)
     assert (without[mask == 0] == -1e9).all()
     assert (with_padding[mask == 0] > -100).all()
+
+
+def test_whole_batches_give_the_logits_of_real_tokens():
+  features = convert(examples_of(["John Smith was", "was"]))
+  _, mask, real = build_logits(features, True)
+  _, _, whole = build_logits(features, True, whole_batches=True)
+  assert (mask == 0).any()
+  for ours, expected in zip(whole, real):
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
 def test_loss_is_the_mean_cross_entropy_of_the_positions():
@@ -631,6 +645,21 @@ def run_folder(tmp_path):
       version_2_with_negative=True, do_train=False, do_predict=False,
       do_eval=False):
     yield tmp_path
+
+
+@pytest.mark.parametrize("flag, computes_padding, scores_padding", [
+    (None, False, False), ("use_xla", True, False), ("use_tpu", True, True)])
+def test_what_compiles_the_whole_graph_gets_whole_batches(
+    run_folder, monkeypatch, flag, computes_padding, scores_padding):
+  built = {}
+  monkeypatch.setattr(run_squad, "model_fn_builder",
+                      lambda *_, **settings: built.update(settings))
+  monkeypatch.setattr(run_squad.estimators, "create_estimator",
+                      lambda **_: None)
+  with flagsaver.flagsaver(**{flag: True} if flag else {}):
+    run_squad._create_estimator(modeling.BertConfig.from_dict(CONFIG))
+  assert built["whole_batches"] == computes_padding
+  assert built["real_tokens_only"] != scores_padding
 
 
 def read_results(folder):
