@@ -111,10 +111,13 @@ def assert_same_weights(first, second, step):
 
 
 def files(folder):
-  """Relative paths; names of event files, which hold time and host, cut."""
+  """Relative paths; names of event files, which hold time and host, cut.
+
+  Each once: two runs that begin in the same second write to the same file.
+  """
   names = (os.path.relpath(os.path.join(parent, name), str(folder))
            for parent, _, names in os.walk(str(folder)) for name in names)
-  return sorted(name.split(".out.tfevents")[0] for name in names)
+  return sorted({name.split(".out.tfevents")[0] for name in names})
 
 
 def events(folder):
