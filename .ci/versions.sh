@@ -8,21 +8,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/../setup_env.sh"
 cd "$root"
 unset PYTHON
 
-# Which tests: the numbers, the checkpoints, and runs from end to end.
+# Which tests: the numbers, the checkpoints, and a run of each kind from end to
+# end; few, for all of it must not take much longer than the tests by themselves.
 oldest_tests="
   tests/parity_test.py
   tests/checkpoint_test.py
-  tests/estimators_test.py
-  tests/gradient_checkpointing_test.py
   tests/run_classifier_test.py::test_a_second_run_resumes_and_says_which_checkpoint_wins
-  tests/run_classifier_test.py::test_a_custom_csv_regression_runs_from_end_to_end
-  tests/run_classifier_test.py::test_another_optimizer_with_frozen_layers_resumes_and_is_not_switched
   tests/run_pretraining_test.py::test_training_logs_both_losses_and_resumes
   tests/run_squad_test.py::test_run_trains_answers_scores_and_chooses_again"
 newest_tests="$oldest_tests
-  tests/predictor_test.py
-  tests/accumulation_test.py
-  tests/extract_features_test.py"
+  tests/session_estimator_test.py"
 
 # run_part NAME PYTHON_VERSIONS TENSORFLOW_VERSION PYTEST_ARGUMENTS...
 # An empty version of TensorFlow is the one in requirements.txt.
