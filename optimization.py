@@ -373,7 +373,7 @@ class _Optimizer(tf.train.Optimizer):
     updates = []
     # A gradient may be computed from other weights than its own. None of them
     # may change before all the gradients are there. One operation that waits
-    # for them saves thousands the waiting, and the graph ten megabytes.
+    # for them saves thousands the waiting, and the graph most of its size.
     ready = tf.group(*[gradient for gradient, _ in pairs])
     with tf.control_dependencies([ready]):
       scalars = self._scalars(global_step)
