@@ -258,10 +258,10 @@ def estimator_arguments(flag_values):
           for name in _ESTIMATOR_FLAGS if name in flag_values}
 
 
-def can_leave_out_padding(flag_values):
-  """Whether batches may have another number of real tokens in each step.
+def skips_padding(flag_values):
+  """Whether to compute real tokens only, another number of them in each step.
 
-  A TPU, and XLA on a GPU, compile the whole graph for each shape.
+  Never for a TPU or with --use_xla, which compile the graph for each shape.
 
   Args:
     flag_values: the script's `FLAGS`.
@@ -269,7 +269,8 @@ def can_leave_out_padding(flag_values):
   Returns:
     bool.
   """
-  return not (flag_values.use_tpu or flag_values.use_xla)
+  return flag_values.real_tokens_only and not (
+      flag_values.use_tpu or flag_values.use_xla)
 
 
 def leftover_argument_warnings(leftovers, flag_names, command_line=None):

@@ -1053,8 +1053,7 @@ def _create_estimator(config, layer_indexes, model_dir):
   model_fn = model_fn_builder(
       config, FLAGS.init_checkpoint, layer_indexes, FLAGS.use_tpu,
       FLAGS.use_one_hot_embeddings,
-      real_tokens_only=(FLAGS.real_tokens_only and
-                        common_flags.can_leave_out_padding(FLAGS)),
+      real_tokens_only=common_flags.skips_padding(FLAGS),
       pooling=FLAGS.pooling,
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu))

@@ -1179,8 +1179,7 @@ def main(_):
       config, max(len(label_list), 1), FLAGS.init_checkpoint,
       FLAGS.learning_rate, num_train_steps, num_warmup_steps, FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
-      real_tokens_only=(FLAGS.real_tokens_only and
-                        common_flags.can_leave_out_padding(FLAGS)),
+      real_tokens_only=common_flags.skips_padding(FLAGS),
       is_regression=processor.is_regression, metrics=processor.metrics,
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu),

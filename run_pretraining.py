@@ -534,8 +534,7 @@ def main(_):
       config, FLAGS.init_checkpoint, FLAGS.learning_rate,
       FLAGS.num_train_steps, FLAGS.num_warmup_steps, FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
-      real_tokens_only=(FLAGS.real_tokens_only and
-                        common_flags.can_leave_out_padding(FLAGS)),
+      real_tokens_only=common_flags.skips_padding(FLAGS),
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu),
       gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,

@@ -423,7 +423,7 @@ def _create_estimator(bert_config, num_train_steps=None,
       num_train_steps, num_warmup_steps, use_tpu=FLAGS.use_tpu,
       use_one_hot_embeddings=FLAGS.use_tpu,
       real_tokens_only=FLAGS.real_tokens_only and not FLAGS.use_tpu,
-      whole_batches=not common_flags.can_leave_out_padding(FLAGS),
+      whole_batches=not common_flags.skips_padding(FLAGS),
       compute_dtype=estimators.choose_compute_dtype(
           FLAGS.mixed_precision, FLAGS.use_tpu),
       gradient_accumulation_steps=FLAGS.gradient_accumulation_steps,
