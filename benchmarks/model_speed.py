@@ -29,7 +29,9 @@ Where a GPU is, all use it (--steps=100, then) in the libraries' default mode:
 float32 products are TF32 in TensorFlow, not in PyTorch.
 
 `--original_python` is a Python with the packages `bert-tensorflow` 1.0.4 and
-`tensorflow` 1.15, `--torch_python` one with torch and transformers.
+`tensorflow` 1.15, `--torch_python` one with torch and transformers, and
+`--other_pythons` are some with other versions of TensorFlow, to run ours with
+those, too.
 """
 
 import argparse
@@ -74,6 +76,8 @@ def parse_arguments():
   add("--squad_file", help="SQuAD 1.1 JSON")
   add("--original_python", help="see above")
   add("--torch_python", help="see above")
+  add("--other_pythons", type=lambda text: text.split(","), default=[],
+      help="see above; separated by commas")
   add("--skip_original", action="store_true")
   add("--skip_torch", action="store_true")
   add("--models", type=list_of(MODELS), default="base,minilm")
@@ -112,6 +116,9 @@ def parse_arguments():
       parser.error("give --%s_python or --skip_%s" % (name, name))
     if python and not shutil.which(python):
       parser.error("--%s_python=%s is no program" % (name, python))
+  for python in arguments.other_pythons:
+    if not shutil.which(python):
+      parser.error("--other_pythons: %s is no program" % python)
   for task, name in (("mrpc", "mrpc_dir"), ("squad", "squad_file")):
     if task in arguments.tasks and not getattr(arguments, name):
       parser.error("--tasks=%s needs --%s" % (task, name))
@@ -171,18 +178,31 @@ def prepare_data(arguments, task, steps, folder):
   return lengths
 
 
+def our_pythons(arguments):
+  """[(Python, what to add to our name)]: this one, then the others."""
+  pythons = [(sys.executable, "")]
+  for python in arguments.other_pythons:
+    result = run(python, {"role": "version"})
+    if result is None:
+      sys.exit("--other_pythons: %s does not run TensorFlow." % python)
+    pythons.append((python, ", TensorFlow " + result["version"]))
+  return pythons
+
+
 def list_contenders(arguments):
   """[(name, Python, what its job has of its own)]."""
   ours, original, torch = [], [], []
+  pythons = our_pythons(arguments)
   for precision in arguments.precisions:
     options = {
         "real_tokens_only": arguments.real_tokens_only == "true",
         "compute_dtype": precision,
         "group_by_length": arguments.group_by_length == "true"}
-    ours.append(("ours " + precision, sys.executable, {
-        "role": "ours", "precision": precision, "options": options,
-        "train_warmup": arguments.our_warmup,
-        "train_steps": arguments.our_steps}))
+    for python, suffix in pythons:
+      ours.append(("ours %s%s" % (precision, suffix), python, {
+          "role": "ours", "precision": precision, "options": options,
+          "train_warmup": arguments.our_warmup,
+          "train_steps": arguments.our_steps}))
     for padding in [] if arguments.skip_torch else arguments.torch_padding:
       torch.append((
           "PyTorch %s, %s" % (precision, padding), arguments.torch_python,
@@ -262,7 +282,7 @@ def format_rows(what, contenders, runs, limits):
   return lines
 
 
-def compare(arguments, model, task, mode, lengths, folder):
+def compare(arguments, contenders, model, task, mode, lengths, folder):
   """Measures one model, task and mode; prints and returns its rows."""
   what = "%s %s %s" % (model, task, mode)
   job = {"task": task, "mode": mode, "folder": folder,
@@ -272,7 +292,6 @@ def compare(arguments, model, task, mode, lengths, folder):
          "steps": arguments.steps or DEFAULT_STEPS[model],
          "batch_size": batch_size(arguments, task, mode),
          "predict_examples": len(lengths["predict"])}
-  contenders = list_contenders(arguments)
   runs = {name: [] for name, _, _ in contenders}
   limits = {precision: [] for precision in arguments.precisions}
   # The original's only precision is the table's reference.
@@ -302,6 +321,7 @@ def compare(arguments, model, task, mode, lengths, folder):
 
 def main():
   arguments = parse_arguments()
+  contenders = list_contenders(arguments)
   lines = []
   with tempfile.TemporaryDirectory() as folder:
     for model in arguments.models:
@@ -312,7 +332,8 @@ def main():
             task, len(lengths["train"]),
             statistics.mean(lengths["train"])), flush=True)
         for mode in arguments.modes:
-          lines += compare(arguments, model, task, mode, lengths, folder)
+          lines += compare(
+              arguments, contenders, model, task, mode, lengths, folder)
   print("\nMedian of %d round(s).\n\n%s" % (
       arguments.rounds, "\n".join([HEADER] + lines)))
 

@@ -452,9 +452,17 @@ def measure_matmul(job):
   return {"rates": rates, "device": "GPU" if on_gpu else "CPU"}
 
 
+def tensorflow_version(job):
+  """{"version": that of the TensorFlow that jobs run with}."""
+  del job  # Part of the interface.
+  import tensorflow.compat.v1 as tf
+  return {"version": tf.__version__}
+
+
 ROLES = {"data": prepare_data, "full_data": prepare_full_data,
          "ours": run_estimator, "original": run_estimator,
-         "PyTorch": run_torch, "matmul": measure_matmul}
+         "PyTorch": run_torch, "matmul": measure_matmul,
+         "version": tensorflow_version}
 
 
 def main():
