@@ -558,7 +558,8 @@ def resolve_checkpoint_path(path):
   else:
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
   try:
-    if tf.train.checkpoint_exists(prefix):
+    # The second is TensorFlow's first format, whose parts a pattern names.
+    if tf.gfile.Exists(prefix + ".index") or tf.gfile.Glob(prefix):
       return prefix
     similar = tf.gfile.Glob(prefix + "*")
   except tf.errors.NotFoundError:  # TensorFlow 1, if there is no such folder.

@@ -800,6 +800,16 @@ def test_checkpoint_is_found_by_any_of_its_names(checkpoint):
     assert modeling.resolve_checkpoint_path(name) == checkpoint
 
 
+def test_checkpoint_of_the_first_format_is_found(tmp_path):
+  variable = tf.get_variable("a", [2], initializer=tf.ones_initializer())
+  with tf.Session() as session:
+    session.run(variable.initializer)
+    prefix = tf.train.Saver(write_version=tf.train.SaverDef.V1).save(
+        session, str(tmp_path / "model.ckpt"), write_meta_graph=False)
+  assert modeling.resolve_checkpoint_path(prefix) == prefix
+  assert modeling.compare_with_checkpoint([variable], prefix).matched == ["a"]
+
+
 def test_missing_checkpoint_is_reported_with_what_there_is(checkpoint):
   with pytest.raises(ValueError, match="no checkpoint at .*modle.ckpt"):
     modeling.resolve_checkpoint_path(
