@@ -159,8 +159,8 @@ def load(session, export_dir):
     what `make_assets` was given; str, path.
 
   Raises:
-    ValueError: a file is missing or damaged, or vocabulary and model do not
-      belong together.
+    ValueError: a file is missing or damaged, vocabulary and model do not
+      belong together, or a newer TensorFlow wrote the model.
   """
   _check_files(export_dir)
   settings = _read_json(os.path.join(export_dir, "assets", SETTINGS_FILE))
@@ -169,13 +169,43 @@ def load(session, export_dir):
     with session.graph.as_default():
       meta_graph = tf.saved_model.loader.load(
           session, [tf.saved_model.SERVING], export_dir)
-  except (tf.errors.OpError, RuntimeError, OSError) as error:
-    raise ValueError(
-        "The model in %s cannot be loaded, a file in it is damaged: %s. "
-        "Export it again with --export_dir."
-        % (export_dir, str(error).split("\n")[0])) from None
+  except (tf.errors.OpError, RuntimeError, OSError, ValueError) as error:
+    raise ValueError(_explain(export_dir, error)) from None
   return (meta_graph.signature_def, settings,
           os.path.join(export_dir, "assets", VOCAB_FILE))
+
+
+def _explain(export_dir, error):
+  """What to tell of an error that TensorFlow met in loading a model."""
+  reason = str(error).split("\n")[0]
+  version = _exporting_version(export_dir)
+  if version and _numbers(version) > _numbers(tf.__version__):
+    return ("The model in %s was exported with TensorFlow %s, and this one, "
+            "%s, cannot read it. Export it with this one (--export_dir): newer "
+            "ones read what older ones wrote. TensorFlow's reason: %s"
+            % (export_dir, version, tf.__version__, reason))
+  return ("The model in %s cannot be loaded, a file in it is damaged: %s. "
+          "Export it again with --export_dir." % (export_dir, reason))
+
+
+def _exporting_version(export_dir):
+  """The version of TensorFlow that wrote a model; None if it is damaged."""
+  # No public name has this message; protobuf comes with TensorFlow.
+  from google.protobuf.message import DecodeError
+  from tensorflow.core.protobuf import saved_model_pb2
+  with tf.gfile.GFile(os.path.join(export_dir, "saved_model.pb"), "rb") as file:
+    content = file.read()
+  try:
+    model = saved_model_pb2.SavedModel.FromString(content)
+  except DecodeError:
+    return None
+  return (model.meta_graphs[0].meta_info_def.tensorflow_version
+          if model.meta_graphs else None)
+
+
+def _numbers(version):
+  """ "2.15.1" or "2.16.0-rc1" -> [2, 15] or [2, 16]."""
+  return [int(number) for number in version.split(".")[:2]]
 
 
 def _check_files(export_dir):

@@ -9,6 +9,7 @@ asked for what the scripts predicted.
 import io
 import json
 import pathlib
+import re
 import shutil
 import threading
 
@@ -19,6 +20,7 @@ import tensorflow.compat.v1 as tf
 import tensorflow.compat.v2 as tf2
 from absl import flags
 from absl.testing import flagsaver
+from tensorflow.core.protobuf import saved_model_pb2
 
 import extract_features
 import modeling
@@ -284,6 +286,20 @@ def test_a_truncated_file_is_one_clear_error(classifier, tmp_path, name):
   content = (copy / name).read_bytes()
   (copy / name).write_bytes(content[:len(content) // 2])
   with pytest.raises(ValueError, match="damaged"):
+    predictor.Predictor(str(copy))
+
+
+def test_a_model_of_a_newer_tensorflow_is_one_clear_error(
+    classifier, tmp_path):
+  copy = damaged_copy(classifier, tmp_path)
+  model = saved_model_pb2.SavedModel.FromString(
+      (copy / "saved_model.pb").read_bytes())
+  meta_graph = model.meta_graphs[0]
+  meta_graph.meta_info_def.tensorflow_version = "99.1.0"
+  meta_graph.graph_def.node[0].op = "FromTheFuture"
+  (copy / "saved_model.pb").write_bytes(model.SerializeToString())
+  with pytest.raises(ValueError, match="TensorFlow 99.1.0, and this one, %s, "
+                     ".*FromTheFuture" % re.escape(tf.__version__)):
     predictor.Predictor(str(copy))
 
 
