@@ -655,11 +655,11 @@ def test_pooling_passes_over_what_the_mask_hides(pooling, expected):
 @pytest.mark.parametrize("real_tokens_only", [True, False])
 @pytest.mark.parametrize("one_hot", [True, False])
 def test_output_is_the_originals(extract, real_tokens_only, one_hot):
-  if real_tokens_only and tf.__version__.startswith("1."):
-    pytest.skip(
-        "On TensorFlow 1, products of other shapes round by more: one of 336 "
-        "values, in a model so narrow that LayerNorm magnifies it, is 2.2e-5 "
-        "off. The form with padding is compared.")
+  # The model is so narrow that its LayerNorm magnifies rounding. TensorFlow 1
+  # rounds products of other shapes otherwise on some processors: one of 336
+  # values was 2.2e-5 off there, on others none 6e-6.
+  is_rounded_otherwise = real_tokens_only and tf.__version__.startswith("1.")
+  tolerance = 5e-5 if is_rounded_otherwise else 2e-5
   path = extract(goldens.LINES, real_tokens_only=real_tokens_only,
                  use_one_hot_embeddings=one_hot)
   with open(path) as ours, open(goldens.GOLDEN_FILE) as originals:
@@ -669,7 +669,7 @@ def test_output_is_the_originals(extract, real_tokens_only, one_hot):
     line, original = json.loads(our_line), json.loads(original_line)
     assert our_line == json.dumps(line) + "\n"  # Separators, keys' order
     np.testing.assert_allclose(
-        vectors_of(line), vectors_of(original), rtol=0, atol=2e-5)
+        vectors_of(line), vectors_of(original), rtol=0, atol=tolerance)
     # With the values replaced, all that remains is to be the same text.
     for ours, other in zip(line["features"], original["features"]):
       for our_layer, other_layer in zip(ours["layers"], other["layers"]):
