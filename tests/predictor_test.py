@@ -154,11 +154,16 @@ def test_answers_are_those_of_predictions(
   num_spans = 0
   for (qas_id, _, context), answer in zip(asked, answers):
     assert answer.text == predictions[qas_id]
-    assert [span.text for span in answer.n_best] == [
-        entry["text"] for entry in n_best[qas_id]]
+    found = {span.text: span.probability for span in answer.n_best}
+    expected = {entry["text"]: entry["probability"] for entry in n_best[qas_id]}
     np.testing.assert_allclose(
-        [span.probability for span in answer.n_best],
-        [entry["probability"] for entry in n_best[qas_id]], atol=1e-5)
+        list(found.values()), list(expected.values()), atol=1e-5)
+    # Rounding may swap two that are as probable, or the last with the next.
+    for text in set(found) | set(expected):
+      np.testing.assert_allclose(
+          found.get(text, min(found.values())),
+          expected.get(text, min(expected.values())), atol=1e-5)
+    assert len(set(found) ^ set(expected)) <= 2
     for span in answer.n_best:
       if span.text:
         num_spans += 1
