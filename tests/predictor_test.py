@@ -136,6 +136,20 @@ def test_a_model_of_a_number_gives_numbers(tmp_path):
   np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
 
 
+def assert_same_scores(scores, expected):
+  """Compares the best answers, dicts of text to score, best first.
+
+  Rounding may swap two of the same score, or the last one with the next.
+  """
+  np.testing.assert_allclose(
+      list(scores.values()), list(expected.values()), rtol=0, atol=1e-5)
+  for text in set(scores) | set(expected):
+    np.testing.assert_allclose(
+        scores.get(text, min(scores.values())),
+        expected.get(text, min(expected.values())), rtol=0, atol=1e-5)
+  assert len(set(scores) - set(expected)) <= 1
+
+
 @pytest.mark.parametrize("data, version_2, threshold", [
     ("v1", False, 0.0), ("v2", True, -1000.0), ("v2", True, 1000.0)])
 def test_answers_are_those_of_predictions(
@@ -154,16 +168,13 @@ def test_answers_are_those_of_predictions(
   num_spans = 0
   for (qas_id, _, context), answer in zip(asked, answers):
     assert answer.text == predictions[qas_id]
-    found = {span.text: span.probability for span in answer.n_best}
-    expected = {entry["text"]: entry["probability"] for entry in n_best[qas_id]}
     np.testing.assert_allclose(
-        list(found.values()), list(expected.values()), atol=1e-5)
-    # Rounding may swap two that are as probable, or the last with the next.
-    for text in set(found) | set(expected):
-      np.testing.assert_allclose(
-          found.get(text, min(found.values())),
-          expected.get(text, min(expected.values())), atol=1e-5)
-    assert len(set(found) ^ set(expected)) <= 2
+        [span.probability for span in answer.n_best],
+        [entry["probability"] for entry in n_best[qas_id]], atol=1e-5)
+    assert_same_scores(
+        {span.text: span.score for span in answer.n_best},
+        {entry["text"]: entry["start_logit"] + entry["end_logit"]
+         for entry in n_best[qas_id]})
     for span in answer.n_best:
       if span.text:
         num_spans += 1
