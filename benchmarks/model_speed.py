@@ -187,6 +187,9 @@ def our_pythons(arguments):
     if result is None:
       sys.exit("--other_pythons: %s does not run TensorFlow." % python)
     pythons.append((python, ", TensorFlow " + result["version"]))
+  if len(set(suffix for _, suffix in pythons)) < len(pythons):
+    sys.exit("--other_pythons: two have the same version of TensorFlow, which "
+             "is all that the table tells them apart by.")
   return pythons
 
 
