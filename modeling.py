@@ -558,7 +558,8 @@ def resolve_checkpoint_path(path):
   else:
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)
   try:
-    # The second is TensorFlow's first format, whose parts a pattern names.
+    # An index, or in TensorFlow's first format the data alone; the prefix may
+    # be a pattern then, for several files.
     if tf.gfile.Exists(prefix + ".index") or tf.gfile.Glob(prefix):
       return prefix
     similar = tf.gfile.Glob(prefix + "*")

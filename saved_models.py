@@ -170,16 +170,16 @@ def load(session, export_dir):
       meta_graph = tf.saved_model.loader.load(
           session, [tf.saved_model.SERVING], export_dir)
   except (tf.errors.OpError, RuntimeError, OSError, ValueError) as error:
-    raise ValueError(_explain(export_dir, error)) from None
+    raise ValueError(_why_not_loaded(export_dir, error)) from None
   return (meta_graph.signature_def, settings,
           os.path.join(export_dir, "assets", VOCAB_FILE))
 
 
-def _explain(export_dir, error):
-  """What to tell of an error that TensorFlow met in loading a model."""
+def _why_not_loaded(export_dir, error):
+  """The message for an error that TensorFlow met in loading a model."""
   reason = str(error).split("\n")[0]
   version = _exporting_version(export_dir)
-  if version and _numbers(version) > _numbers(tf.__version__):
+  if version and _major_minor(version) > _major_minor(tf.__version__):
     return ("The model in %s was exported with TensorFlow %s, and this one, "
             "%s, cannot read it. Export it with this one (--export_dir): newer "
             "ones read what older ones wrote. TensorFlow's reason: %s"
@@ -203,7 +203,7 @@ def _exporting_version(export_dir):
           if model.meta_graphs else None)
 
 
-def _numbers(version):
+def _major_minor(version):
   """ "2.15.1" or "2.16.0-rc1" -> [2, 15] or [2, 16]."""
   return [int(number) for number in version.split(".")[:2]]
 
