@@ -448,9 +448,12 @@ def _hash(shape, seed):
   The index times an odd constant, mixed with the seed by the finalizer of
   MurmurHash3 (public domain).
   """
-  index = tf.reshape(tf.range(tf.reduce_prod(shape)), shape)
-  # The seed first: XLA would make the rest a table of the whole shape.
-  bits = tf.cast(index, tf.uint32) + seed[0]
+  # The seed is added to numbers of rows, of which there are few: what depends
+  # on the shape alone would become a table of all the indices.
+  rows, width = tf.reduce_prod(shape[:-1]), shape[-1]
+  start = tf.reshape(tf.cast(tf.range(rows) * width, tf.uint32) + seed[0],
+                     tf.concat([shape[:-1], [1]], 0))  # [..., 1]
+  bits = start + tf.cast(tf.range(width), tf.uint32)
   bits *= tf.constant(0x9E3779B1, tf.uint32)
   bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 16))
   bits *= tf.constant(0x85EBCA6B, tf.uint32)

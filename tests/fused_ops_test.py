@@ -3,6 +3,9 @@
   pytest tests/fused_ops_test.py
 """
 
+import re
+import threading
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -199,6 +202,43 @@ def test_dropout_is_new_in_each_step_and_repeats_with_the_seed():
   for index, mask in enumerate(masks):
     for other in masks[index + 1:]:
       assert abs((mask & other).mean() - RATE ** 2) < 0.03
+
+
+@pytest.mark.parametrize("shape", [[7], [5, 24], [2, 3, 4, 5]])
+def test_whether_an_element_is_kept_is_a_hash_of_its_index(shape):
+  seed = np.array([0x12345678, 0xFEDCBA98], np.uint32)
+  index = np.arange(np.prod(shape), dtype=np.uint32)
+  expected = (index + seed[0]) * np.uint32(0x9E3779B1)
+  expected = (expected ^ (expected >> 16)) * np.uint32(0x85EBCA6B) ^ seed[1]
+  expected = (expected ^ (expected >> 13)) * np.uint32(0xC2B2AE35)
+  expected ^= expected >> 16
+  found = run(tf.bitcast(fused_ops._hash(
+      tf.constant(shape), tf.constant(seed)), tf.int32))
+  np.testing.assert_array_equal(
+      found.view(np.uint32), expected.reshape(shape))
+
+
+def test_dropout_reads_no_table_of_indices():
+  programs = []
+
+  def compile_eagerly():
+    x, column = tf.zeros([32, 48]), tf.zeros([48])
+    programs.append(fused_ops._dropout_add_norm(
+        RATE, EPSILON).experimental_get_compiler_ir(
+            x, x, column, column, tf.zeros([2], tf.uint32))(
+                stage="optimized_hlo"))
+
+  # Another thread: a compiled program is shown to eager code only, which a
+  # thread is that has no default graph.
+  thread = threading.Thread(target=compile_eagerly)
+  thread.start()
+  thread.join()
+  program, = programs
+  constants = re.findall(r"= \w+\[([\d,]*)\]\S* constant\(", program)
+  assert constants and "32,48" in program
+  for shape in constants:
+    sizes = [int(size) for size in shape.split(",") if size]
+    assert np.prod(sizes) <= 48, program
 
 
 def test_padding_neither_attends_nor_is_attended_to():
