@@ -240,6 +240,13 @@ _EncoderSettings = collections.namedtuple("_EncoderSettings", [
     "layers_per_checkpoint"])
 
 
+# Sequences of a batch that attention takes together, cut to one length S.
+_SequenceGroup = collections.namedtuple("_SequenceGroup", [
+    "key_mask",  # int [B', S], 1 at real tokens.
+    "query_mask",  # int [B', S], 1 where a result is needed.
+    "attention_mask"])  # [B', 1 or S, S], 1 where a query sees a key.
+
+
 class _PaddedTokens:
   """Token matrices with a row for every position of a [B, T] batch.
 
@@ -247,16 +254,19 @@ class _PaddedTokens:
     input_mask: int [B, T].
     is_fused: bool, whether to use `fused_ops`.
     uses_onednn: bool, whether to use `onednn_ops`.
+    attention_mask: [B, 1 or T, T], which keys a query sees; None means all
+      queries those of `input_mask`.
   """
 
-  def __init__(self, input_mask, is_fused=False, uses_onednn=False):
+  def __init__(self, input_mask, is_fused=False, uses_onednn=False,
+               attention_mask=None):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
     self.is_fused, self.uses_onednn = is_fused, uses_onednn
-    self.token_mask = input_mask
+    if attention_mask is None:
+      attention_mask = tf.expand_dims(input_mask, 1)  # [B, 1, T]
     # Padding attends to real tokens, too: that result can be asked for.
-    self.query_mask = tf.ones_like(input_mask)
-    # [B, 1, T]: all queries see the same keys.
-    self.attention_mask = tf.expand_dims(input_mask, 1)
+    self.groups = [_SequenceGroup(
+        input_mask, tf.ones_like(input_mask), attention_mask)]
 
   def select(self, ids):
     """int [B, T] -> [M]."""
@@ -272,14 +282,15 @@ class _PaddedTokens:
         matrix, [self.batch_size, self.length, depth])  # [B, T, D]
 
   def split_heads(self, matrix, num_heads):
-    """[M, N * H] -> [B, N, T, H]."""
+    """[M, N * H] -> list of one [B, N, T, H]."""
     heads = tf.reshape(
         matrix, [self.batch_size, self.length, num_heads,
                  matrix.shape.as_list()[-1] // num_heads])  # [B, T, N, H]
-    return tf.transpose(heads, [0, 2, 1, 3])
+    return [tf.transpose(heads, [0, 2, 1, 3])]
 
-  def merge_heads(self, heads):
-    """[B, N, T, H] -> [M, N * H]."""
+  def merge_heads(self, groups):
+    """List of one [B, N, T, H] -> [M, N * H]."""
+    heads, = groups
     _, num_heads, _, size = heads.shape.as_list()
     return tf.reshape(
         tf.transpose(heads, [0, 2, 1, 3]), [-1, num_heads * size])  # [M, N * H]
@@ -298,12 +309,14 @@ class _RealTokens:
   """Token matrices with a row for each real token of a [B, T] batch.
 
   Attention needs the sequences back: those are cut after the last real token
-  of the batch's longest sequence.
+  of the longest of their group. With `fused_ops` the batch is taken in several
+  groups of similar length. In a random batch the longest sequence is nearly
+  twice as long as the mean one, and attention's work grows with its square.
 
   Args:
     input_mask: int [B, T].
     is_fused: bool, whether to use `fused_ops`. Then the number of rows and the
-      length cut to take few values: some rows of padding are computed, too.
+      lengths cut to take few values: some rows of padding are computed, too.
     uses_onednn: bool, whether to use `onednn_ops`.
   """
 
@@ -311,35 +324,64 @@ class _RealTokens:
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
     self.is_fused, self.uses_onednn = is_fused, uses_onednn
     is_real = tf.greater(input_mask, 0)
-    self.longest = 1 + tf.reduce_max(
+    lengths = 1 + tf.reduce_max(
         tf.where(is_real, tf.zeros_like(input_mask) + tf.range(self.length),
-                 tf.zeros_like(input_mask)))
+                 tf.zeros_like(input_mask)), axis=1)  # [B]
+    # Which sequences are in each group: longer ones come in later groups.
+    members = [tf.range(self.batch_size)]
+    num_groups = _number_of_groups(self.batch_size, self.length)
+    if is_fused and num_groups > 1:
+      members = _split_evenly(tf.argsort(lengths), num_groups)
+    cut, offsets = self._cut_groups(members, lengths)
     # A matrix without any row would leave nothing to point to.
     has_row = tf.logical_or(is_real, tf.logical_and(
         tf.logical_not(tf.reduce_any(is_real)),
         tf.equal(tf.range(self.length), 0)))
     if is_fused:
-      self.longest = tf.minimum(
-          _round_up(self.longest, _LENGTH_UNIT), self.length)
-      has_row = _add_rows(has_row, self.longest)
+      has_row = _add_rows(has_row, tf.sequence_mask(cut, self.length))
     where = tf.cast(tf.where(has_row), tf.int32)  # [M, 2]
     sequences, self.positions = tf.unstack(where, axis=1)
-    # Each row's place among B * T and among B * longest positions.
+    # Each row's place among B * T positions.
     self.flat_indices = sequences * self.length + self.positions
-    self._sequences = sequences
-    self.token_mask = input_mask[:, :self.longest]  # [B, longest]
-    self.query_mask = self.token_mask
-    self.attention_mask = tf.expand_dims(
-        self.token_mask, 1)  # [B, 1, longest]
-    # Each attention position's row; any row for a position that has none.
+    # The same two for each row instead of each sequence.
+    self._cut, self._offsets = [
+        tf.gather(values, sequences) for values in (cut, offsets)]  # [M]
+    # Each position's row; any row for a position that has none.
     row_numbers = tf.cumsum(tf.reshape(
         tf.cast(has_row, tf.int32), [-1]), exclusive=True)  # [B * T]
     row_numbers = tf.reshape(
-        row_numbers, [self.batch_size, self.length])  # [B, T]
-    last = tf.shape(where)[0] - 1
-    self._rows = tf.minimum(row_numbers, last)[:, :self.longest]
+        tf.minimum(row_numbers, tf.shape(where)[0] - 1),
+        [self.batch_size, self.length])  # [B, T]
+    self.groups, self._rows = [], []
+    for group, longest in zip(members, self.longest):
+      mask = tf.gather(input_mask, group)[:, :longest]  # [B', S]
+      self.groups.append(_SequenceGroup(mask, mask, tf.expand_dims(mask, 1)))
+      self._rows.append(tf.gather(row_numbers, group)[:, :longest])
     self._is_real = tf.cast(is_real, tf.float32)
     self._head_indices = {}
+
+  def _cut_groups(self, members, lengths):
+    """Sets the groups' common lengths, and how the batch is ordered in them.
+
+    Args:
+      members: list of int [B'], the sequences of each group.
+      lengths: int [B], of the sequences.
+
+    Returns:
+      (cut, offsets), both int [B]: how many positions of each sequence there
+      are in its group, and how many come before it in all the groups.
+    """
+    self.longest = [
+        tf.reduce_max(tf.gather(lengths, group)) for group in members]
+    if self.is_fused:
+      self.longest = [tf.minimum(_round_up(longest, _LENGTH_UNIT), self.length)
+                      for longest in self.longest]
+    # Each sequence's place among the groups'.
+    self._rank = tf.math.invert_permutation(tf.concat(members, 0))  # [B]
+    cut = tf.concat([tf.fill(tf.shape(group), longest) for group, longest
+                     in zip(members, self.longest)], 0)
+    return [tf.gather(values, self._rank)
+            for values in (cut, tf.cumsum(cut, exclusive=True))]
 
   def select(self, ids):
     """int [B, T] -> [M]."""
@@ -355,45 +397,74 @@ class _RealTokens:
         rows, [self.batch_size, self.length, depth])  # [B, T, D]
 
   def split_heads(self, matrix, num_heads):
-    """[M, N * H] -> [B, N, longest, H]; what stands at padding is not used."""
+    """[M, N * H] -> list of [B', N, S, H]; padding is not to be used."""
     size = matrix.shape.as_list()[-1] // num_heads
     heads = tf.reshape(matrix, [-1, size])  # [M * N, H]
-    return _permute_rows(heads, *self._indices(num_heads))
+    return _take_groups(heads, *self._indices(num_heads))
 
-  def merge_heads(self, heads):
-    """[B, N, longest, H] -> [M, N * H]."""
-    _, num_heads, _, size = heads.shape.as_list()
-    places, rows = self._indices(num_heads)
-    mask = None
+  def merge_heads(self, groups):
+    """List of [B', N, S, H] -> [M, N * H]."""
+    _, num_heads, _, size = groups[0].shape.as_list()
+    masks = [None] * len(groups)
     if not self.is_fused:  # Else the probabilities of padding are zeros.
-      mask = tf.cast(self.token_mask, heads.dtype)
-      mask = mask[:, tf.newaxis, :, tf.newaxis]  # [B, 1, longest, 1]
-    matrix = _permute_rows(
-        tf.reshape(heads, [-1, size]), rows, places, mask)  # [M, N, H]
+      masks = [tf.cast(group.key_mask, groups[0].dtype)
+               [:, tf.newaxis, :, tf.newaxis] for group in self.groups]
+    matrix = _merge_groups(groups, *self._indices(num_heads), masks)
     return tf.reshape(matrix, [-1, num_heads * size])  # [M, N * H]
 
   def _indices(self, num_heads):
-    """Where in [M * N] each of [B, N, longest] is, and the reverse [M, N]."""
+    """Where in [M * N] each group's [B', N, S] is, and the reverse [M, N].
+
+    The reverse counts positions through all groups.
+    """
     if num_heads not in self._head_indices:
       head = tf.range(num_heads)
-      to_heads = (self._rows[:, tf.newaxis, :] * num_heads
-                  + head[:, tf.newaxis])  # [B, N, longest]
-      to_rows = ((self._sequences[:, tf.newaxis] * num_heads + head)
-                 * self.longest + self.positions[:, tf.newaxis])  # [M, N]
-      self._head_indices[num_heads] = to_heads, to_rows
+      to_groups = [rows[:, tf.newaxis, :] * num_heads + head[:, tf.newaxis]
+                   for rows in self._rows]  # [B', N, S]
+      to_rows = ((self._offsets * num_heads + self.positions)[:, tf.newaxis]
+                 + head * self._cut[:, tf.newaxis])  # [M, N]
+      self._head_indices[num_heads] = to_groups, to_rows
     return self._head_indices[num_heads]
 
   def first_tokens(self, matrix):
-    """[M, D] -> [B, D]; any row for a sequence that starts with padding."""
-    return _take_rows(matrix, self._rows[:, 0])
+    """[M, D] -> [B, D], in the order of the groups.
 
-  def clear_padding(self, first):
-    """[B, D] -> it with zeros where a sequence starts with padding."""
+    Any row for a sequence that starts with padding.
+    """
+    return _take_rows(
+        matrix, tf.concat([rows[:, 0] for rows in self._rows], 0))
+
+  def restore_first_tokens(self, first):
+    """[B, D] in the batch's order, zeros if a sequence starts with padding."""
+    first = _take_rows(first, self._rank)
     return first * tf.cast(self._is_real[:, :1], first.dtype)
 
   def position_embeddings(self, table):
     """[P, D] -> [M, D], a row for each token."""
     return _lookup_rows(table, self.positions)
+
+
+# How many attention scores a group of sequences has in each head if all are of
+# full length. Larger groups do more work for padding, smaller ones are many
+# operations that take little longer to do than to start.
+_GROUP_SCORES = 8 * 128 * 128
+# Each makes some 30 operations in every layer.
+_MAX_GROUPS = 8
+
+
+def _number_of_groups(batch_size, length):
+  """Groups to compute attention in; 1 where the sizes are unknown."""
+  if not (isinstance(batch_size, int) and isinstance(length, int)):
+    return 1
+  members = max(1, _GROUP_SCORES // length ** 2)
+  return min(-(-batch_size // members), _MAX_GROUPS)
+
+
+def _split_evenly(vector, num_parts):
+  """[B] -> list of `num_parts` vectors, whose sizes differ by 1 at most."""
+  size, = vector.shape.as_list()
+  bounds = [size * part // num_parts for part in range(num_parts + 1)]
+  return [vector[start:stop] for start, stop in zip(bounds, bounds[1:])]
 
 
 # With `fused_ops`, attention's length is a multiple of this.
@@ -404,29 +475,27 @@ def _round_up(number, unit):
   return -(-number // unit) * unit
 
 
-def _add_rows(has_row, longest):
+def _add_rows(has_row, is_allowed):
   """Adds padding to the rows computed, for their number to take few values.
 
   That is a multiple of a power of two which is at most a sixteenth of it, so
-  less than a sixteenth more than before (all up to `longest`, if that is less).
+  less than a sixteenth more than before (or all allowed ones, if fewer).
 
   Args:
     has_row: bool [B, T], which positions are computed already.
-    longest: int scalar; padding behind it is not taken.
+    is_allowed: bool [B, T], which others may be added.
 
   Returns:
     bool [B, T].
   """
-  batch_size, length = get_shape_list(has_row)
   num_rows = tf.reduce_sum(tf.cast(has_row, tf.int32))
   unit = tf.bitwise.left_shift(1, tf.cast(
       tf.math.log(tf.maximum(tf.cast(num_rows, tf.float32) / 16.0, 1.0))
       / math.log(2.0), tf.int32))
   wanted = _round_up(num_rows, unit) - num_rows
-  is_spare = tf.logical_and(
-      tf.logical_not(has_row), tf.less(tf.range(length), longest))
+  is_spare = tf.logical_and(tf.logical_not(has_row), is_allowed)
   rank = tf.cumsum(tf.reshape(tf.cast(is_spare, tf.int32), [-1]))
-  rank = tf.reshape(rank, [batch_size, length])  # [B, T]
+  rank = tf.reshape(rank, tf.shape(has_row))  # [B, T]
   return tf.logical_or(
       has_row, tf.logical_and(is_spare, tf.less_equal(rank, wanted)))
 
@@ -462,33 +531,60 @@ def _take_rows(matrix, indices):
   return take(matrix)
 
 
-def _permute_rows(matrix, indices, inverse, gradient_mask=None):
-  """Gathers rows, with another gather as the gradient.
+def _take_groups(matrix, indices, inverse):
+  """Gathers rows for each group; the gradient is a gather, too.
 
   Args:
     matrix: float [R, H].
-    indices: int [...], rows to take.
-    inverse: int [R, ...], where in the result each row is. Rows that the
-      result has twice must have a gradient of zero at the other place.
-    gradient_mask: None, or what to multiply the gradient by.
+    indices: list of int [...], the rows to take for each group.
+    inverse: int [...], R numbers: where each row is among all the groups'. A
+      row that is taken twice must have a gradient of zero at the other place.
 
   Returns:
-    float [..., H].
+    list of float [..., H].
   """
 
   @tf.custom_gradient
-  def permute(values):
-    size = values.shape.as_list()[-1]
+  def take(values):
+    return [tf.gather(values, group) for group in indices], (
+        lambda *by_groups: tf.reshape(
+            tf.gather(_concat_rows(by_groups), inverse), tf.shape(values)))
+
+  return take(matrix)
+
+
+def _merge_groups(groups, indices, inverse, gradient_masks):
+  """Undoes `_take_groups`.
+
+  Args:
+    groups: list of float [..., H].
+    indices: as in `_take_groups`.
+    inverse: likewise.
+    gradient_masks: for each group None, or what to multiply its gradient by.
+
+  Returns:
+    float [..., H], of the inverse's shape.
+  """
+
+  @tf.custom_gradient
+  def merge(*values):
 
     def gradients(gradient):
-      taken = tf.gather(tf.reshape(gradient, [-1, size]), inverse)
-      if gradient_mask is not None:
-        taken *= gradient_mask
-      return tf.reshape(taken, [-1, size])  # [R, H]
+      rows = _concat_rows([gradient])
+      by_groups = [tf.gather(rows, group) for group in indices]
+      return [by_group if mask is None else by_group * mask
+              for by_group, mask in zip(by_groups, gradient_masks)]
 
-    return tf.gather(values, indices), gradients
+    return tf.gather(_concat_rows(values), inverse), gradients
 
-  return permute(matrix)
+  return merge(*groups)
+
+
+def _concat_rows(tensors):
+  """[..., H], each of another shape -> [R, H]."""
+  size = tensors[0].shape.as_list()[-1]
+  matrices = [tf.reshape(tensor, [-1, size]) for tensor in tensors]  # [R', H]
+  return matrices[0] if len(matrices) == 1 else tf.concat(matrices, 0)
 
 
 def _lookup_rows(table, ids):
@@ -1093,8 +1189,8 @@ def transformer_model(input_tensor, attention_mask=None, hidden_size=768,
       `hidden_size` wide.
   """
   batch_size, length, _ = get_shape_list(input_tensor, expected_rank=3)
-  layout = _PaddedTokens(tf.ones([batch_size, length], tf.int32))
-  layout.attention_mask = attention_mask
+  layout = _PaddedTokens(tf.ones([batch_size, length], tf.int32),
+                         attention_mask=attention_mask)
   layers = _encode(
       reshape_to_matrix(input_tensor), layout, _EncoderSettings(
           hidden_size, num_hidden_layers, num_attention_heads,
@@ -1191,7 +1287,7 @@ def _first_tokens_of_last_layer(layers, layout, settings):
   if isinstance(layout, _PaddedTokens):
     return layout.first_tokens(layers[-1])  # As the original, op for op.
   with tf.variable_scope("layer_%d" % (settings.num_layers - 1), reuse=True):
-    return layout.clear_padding(_encoder_layer(
+    return layout.restore_first_tokens(_encoder_layer(
         layers[-2], layout, settings, first_tokens_only=True))
 
 
@@ -1279,32 +1375,50 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
     float, of the queries' shape.
   """
   width, num_heads = settings.hidden_size, settings.num_heads
-  size, rate = width // num_heads, settings.attention_dropout
+  size = width // num_heads
   query, key, value = [
       dense(rows, width, settings.initializer_range, name=name,
             product=_dense_product(layout))
       for name, rows in
       (("query", queries), ("key", matrix), ("value", matrix))]
+  keys, values = [layout.split_heads(rows, num_heads) for rows in (key, value)]
   if first_tokens_only:
     query = tf.reshape(query, [-1, num_heads, 1, size])  # [B, N, 1, H]
+    queries = tf.split(query, [get_shape_list(key)[0] for key in keys])
   else:
-    query = layout.split_heads(query, num_heads)
-  key = layout.split_heads(key, num_heads)
-  value = layout.split_heads(value, num_heads)
-  if layout.is_fused:
-    query_mask = layout.query_mask
-    context = fused_ops.attention(
-        query, key, value,
-        query_mask[:, :1] if first_tokens_only else query_mask,
-        layout.token_mask, rate)
-  elif layout.uses_onednn:
-    context = tf.matmul(fused_ops.attention_probabilities(
-        query, key, layout.token_mask), value)
-  else:
-    context = _attend(query, key, value, layout.attention_mask, rate)
+    queries = layout.split_heads(query, num_heads)
+  contexts = [
+      _attend_in_group(*heads, group, layout, settings.attention_dropout)
+      for *heads, group in zip(queries, keys, values, layout.groups)]
   if first_tokens_only:
+    context = tf.concat(contexts, 0)  # [B, N, 1, H]
     return tf.reshape(context, [-1, width])  # [B, N * H]
-  return layout.merge_heads(context)
+  return layout.merge_heads(contexts)
+
+
+def _attend_in_group(query, key, value, group, layout, dropout_prob):
+  """`_attend` for one group of sequences, as the layout computes it.
+
+  Args:
+    query: float [B', N, F, H].
+    key: float [B', N, S, H].
+    value: float [B', N, S, H].
+    group: _SequenceGroup.
+    layout: _PaddedTokens or _RealTokens.
+    dropout_prob: float, dropout of the probabilities.
+
+  Returns:
+    float [B', N, F, H].
+  """
+  if layout.is_fused:
+    num_queries = query.shape.as_list()[2]  # 1, or the length of the group.
+    return fused_ops.attention(
+        query, key, value, group.query_mask[:, :num_queries], group.key_mask,
+        dropout_prob)
+  if layout.uses_onednn:
+    return tf.matmul(fused_ops.attention_probabilities(
+        query, key, group.key_mask), value)
+  return _attend(query, key, value, group.attention_mask, dropout_prob)
 
 
 # Shapes.

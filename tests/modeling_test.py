@@ -385,11 +385,13 @@ def test_computing_real_tokens_only_changes_nothing_but_padding(mask, one_hot):
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 @pytest.mark.parametrize("one_hot", [False, True])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("fused", [False, True, "in groups"])
 def test_gradients_of_real_tokens_are_the_same_in_both_forms(
     monkeypatch, mask, one_hot, fused):
   if fused:
     monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
+  if fused == "in groups":
+    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)  # Of one sequence each.
   padded, real, mask = build_both_forms(
       mask, one_hot, is_training=fused, config=create_config(
           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
@@ -419,6 +421,7 @@ def batch_of_lengths(lengths, width=64):
 
 def test_rows_of_padding_that_round_their_number_up_change_nothing(
     monkeypatch):
+  monkeypatch.setattr(modeling, "_GROUP_SCORES", 6 * 64 * 64)
   lengths = np.random.RandomState(2).randint(5, 41, 24)
   config = create_config(hidden_dropout_prob=0.0, max_position_embeddings=64,
                          attention_probs_dropout_prob=0.0)
@@ -434,32 +437,94 @@ def test_rows_of_padding_that_round_their_number_up_change_nothing(
           tf.gradients(loss, tf.trainable_variables())])
       layout = modeling._RealTokens(
           tf.constant(batch_of_lengths(lengths)["input_mask"]), width == 1)
-      rows.append([tf.size(layout.positions), layout.longest])
+      rows.append([tf.size(layout.positions)] + layout.longest)
   (plain, fused), (exact, rounded) = evaluate([found, rows])
   for left, right in zip(fused, plain):
     np.testing.assert_allclose(
         left, right, rtol=0, atol=1e-5 * max(1.0, np.abs(right).max()))
   assert list(exact) == [lengths.sum(), lengths.max()]
   assert exact[0] < rounded[0] <= exact[0] * 17 / 16
-  assert rounded[0] % 32 == 0 and exact[0] % 32 and rounded[1] == 48
+  assert rounded[0] % 32 == 0 and exact[0] % 32
+  assert list(rounded[1:]) == [16, 32, 32, 48]  # In four groups.
 
 
 @pytest.mark.parametrize("lengths, rows", [
     ([1], 1), ([64] * 3, 192), ([5, 4, 3], 12), ([33], 34), ([40, 23], 64),
-    ([63, 60, 64, 64], 256), ([64, 1, 1, 64], 136)])
-def test_the_number_of_rows_takes_few_values(lengths, rows):
+    ([63, 60, 64, 64], 256), ([64, 1, 1, 64], 136), ([48] + [30] * 15, 512)])
+def test_the_number_of_rows_takes_few_values(monkeypatch, lengths, rows):
+  monkeypatch.setattr(modeling, "_GROUP_SCORES", 4 * 64 * 64)
   layout = modeling._RealTokens(
       tf.constant(batch_of_lengths(lengths)["input_mask"]), True)
-  with tf.Session() as session:
-    positions, flat = session.run([layout.positions, layout.flat_indices])
+  positions, flat, (in_groups, in_rows) = evaluate([
+      layout.positions, layout.flat_indices, layout._indices(2)])
   assert len(positions) == len(set(flat)) == rows
+  # Padding that is computed has a place in its group, too.
+  assert len(set(in_rows.ravel())) == 2 * rows
+  assert in_rows.max() < sum(indices.size for indices in in_groups)
   taken = set(flat)
   assert all(64 * row + column in taken for row, length in enumerate(lengths)
              for column in range(length))
 
 
-def test_a_sequence_that_starts_with_padding_pools_nothing():
+@pytest.mark.parametrize("lengths, members, longest", [
+    ([5, 60, 33, 20, 47, 3, 64, 18], [2] * 4, [16, 32, 48, 64]),
+    ([5, 60, 33, 20, 47, 3, 64], [1, 2, 2, 2], [16, 32, 48, 64]),
+    ([17, 64], [1, 1], [32, 64])])
+def test_attention_takes_sequences_of_similar_length_together(
+    monkeypatch, lengths, members, longest):
+  monkeypatch.setattr(modeling, "_GROUP_SCORES", 64 * 64)
+  monkeypatch.setattr(modeling, "_MAX_GROUPS", 4)
+  mask = batch_of_lengths(lengths)["input_mask"]
+  layout = modeling._RealTokens(tf.constant(mask), True)
+  matrix = tf.random.normal([tf.size(layout.positions), 6])
+  heads = layout.split_heads(matrix, 2)
+  merged = layout.merge_heads(heads)
+  # A result that weighs nothing where there is padding.
+  weights = [tf.random.normal(tf.shape(value)) * tf.cast(
+      group.key_mask, tf.float32)[:, None, :, None]
+             for value, group in zip(heads, layout.groups)]
+  by_matrix, = tf.gradients(heads, matrix, weights)
+  by_heads = tf.gradients(merged, heads, matrix)
+  masks = [group.key_mask for group in layout.groups]
+  (masks, matrix, heads, merged, by_matrix, by_heads, weights,
+   places) = evaluate([
+       masks, matrix, heads, merged, by_matrix, by_heads,
+       layout.merge_heads(weights), layout.flat_indices])
+  assert [value.shape for value in masks] == list(zip(members, longest))
+  assert sorted(np.concatenate([value.sum(1) for value in masks])) == sorted(
+      lengths)
+  np.testing.assert_array_equal(merged, matrix)
+  np.testing.assert_array_equal(by_matrix, weights)
+  rows = {place: row for place, row in zip(
+      places, matrix.reshape([-1, 2, 3]))}  # Of each position, [N, H].
+  order = np.argsort(lengths, kind="stable")
+  sequences = iter(order)
+  for value, by_value in zip(heads, by_heads):
+    for head_rows, head_gradients in zip(value, by_value):
+      sequence = next(sequences)
+      for column in range(lengths[sequence]):
+        expected = rows[64 * sequence + column]
+        np.testing.assert_array_equal(head_rows[:, column], expected)
+        np.testing.assert_array_equal(head_gradients[:, column], expected)
+
+
+@pytest.mark.parametrize("batch_size, length, groups", [
+    (32, 128, 4), (33, 128, 5), (32, 64, 1), (12, 384, 8), (4, 384, 4),
+    (1, 512, 1), (None, 128, 1), (32, None, 1)])
+def test_groups_do_similar_amounts_of_work(batch_size, length, groups):
+  mask = tf.placeholder(tf.int32, [batch_size, length])
+  assert len(modeling._RealTokens(mask, True).groups) == groups
+  assert len(modeling._RealTokens(mask, False).groups) == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_sequence_that_starts_with_padding_pools_nothing(monkeypatch, fused):
+  if fused:
+    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
+    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
   model = create_model(
+      create_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+      is_training=fused,
       input_mask=[[0, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0] * 5], scope="bert",
       real_tokens_only=True)
   bias, = [v for v in tf.trainable_variables() if "pooler/dense/bias" in v.name]
@@ -518,6 +583,7 @@ def test_sequences_without_tokens_give_finite_numbers(
     monkeypatch, num_real_sequences, fused):
   if fused:
     monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
+    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
   mask = [[1, 1, 0, 0, 0]] * num_real_sequences
   mask += [[0] * 5] * (3 - num_real_sequences)
   padded, real, mask = build_both_forms(
