@@ -228,8 +228,8 @@ def test_dropout_reads_no_table_of_indices():
             x, x, column, column, tf.zeros([2], tf.uint32))(
                 stage="optimized_hlo"))
 
-  # Another thread: a compiled program is shown to eager code only, which a
-  # thread is that has no default graph.
+  # Only eager code may see a compiled program; a new thread has no default
+  # graph, so it runs eagerly.
   thread = threading.Thread(target=compile_eagerly)
   thread.start()
   thread.join()
