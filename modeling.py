@@ -18,6 +18,7 @@ Letters in shapes:
   H  size of one head
   V  vocabulary size
   M  rows of a token matrix: B * T, or the number of real tokens
+  B', S  sequences that attention takes together, and the length they are cut to
 """
 
 import collections
@@ -546,9 +547,12 @@ def _take_groups(matrix, indices, inverse):
 
   @tf.custom_gradient
   def take(values):
-    return [tf.gather(values, group) for group in indices], (
-        lambda *by_groups: tf.reshape(
-            tf.gather(_concat_rows(by_groups), inverse), tf.shape(values)))
+
+    def gradients(*by_groups):
+      rows = tf.gather(_concat_rows(by_groups), inverse)
+      return tf.reshape(rows, tf.shape(values))  # [R, H]
+
+    return [tf.gather(values, group) for group in indices], gradients
 
   return take(matrix)
 
@@ -1292,7 +1296,7 @@ def _first_tokens_of_last_layer(layers, layout, settings):
 
 
 def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
-  """[M, D] -> [M, D], or [B, D] for first tokens only."""
+  """[M, D] -> [M, D], or the layout's first tokens alone, [B, D]."""
   residual = layout.first_tokens(matrix) if first_tokens_only else matrix
   activation = settings.activation
   product = after_activation = _dense_product(layout)
@@ -1366,7 +1370,8 @@ def _self_attention(matrix, queries, layout, settings, first_tokens_only):
 
   Args:
     matrix: float [M, D].
-    queries: it, or float [B, D] for first tokens only.
+    queries: it, or for first tokens only the layout's, float [B, D]: those of
+      each group together.
     layout: _PaddedTokens or _RealTokens.
     settings: _EncoderSettings.
     first_tokens_only: bool.
