@@ -935,13 +935,19 @@ def dense(matrix, units, initializer_range=0.02, activation=None, name="dense",
     float [M, units], of the matrix's type.
   """
   with tf.variable_scope(name):
-    kernel = tf.get_variable(
-        "kernel", [matrix.shape.as_list()[-1], units],
-        initializer=create_initializer(initializer_range))
-    bias = tf.get_variable(
-        "bias", [units], initializer=tf.zeros_initializer())
+    kernel, bias = _dense_variables(
+        matrix.shape.as_list()[-1], units, initializer_range)
     output = product(matrix, kernel, bias)
     return activation(output) if activation else output
+
+
+def _dense_variables(width, units, initializer_range):
+  """A dense layer's kernel [width, units] and bias [units], both float32."""
+  kernel = tf.get_variable(
+      "kernel", [width, units],
+      initializer=create_initializer(initializer_range))
+  bias = tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
+  return kernel, bias
 
 
 def embedding_lookup(input_ids, vocab_size, embedding_size=128,
@@ -1309,8 +1315,9 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
     activation = None
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
-      context = _self_attention(
-          matrix, residual, layout, settings, first_tokens_only)
+      context = (
+          _attend_from_first_tokens(matrix, residual, layout, settings)
+          if first_tokens_only else _self_attention(matrix, layout, settings))
     with tf.variable_scope("output"):
       attended = _project_add_norm(
           context, residual, layout, settings, _dense_product(layout))
@@ -1365,40 +1372,17 @@ def _layer_norm(matrix, layout):
   return onednn_ops.layer_norm(matrix, gamma, beta, LAYER_NORM_EPSILON)
 
 
-def _self_attention(matrix, queries, layout, settings, first_tokens_only):
-  """What each query sees; variables as in `attention_layer`.
-
-  Args:
-    matrix: float [M, D].
-    queries: it, or for first tokens only the layout's, float [B, D]: those of
-      each group together.
-    layout: _PaddedTokens or _RealTokens.
-    settings: _EncoderSettings.
-    first_tokens_only: bool.
-
-  Returns:
-    float, of the queries' shape.
-  """
-  width, num_heads = settings.hidden_size, settings.num_heads
-  size = width // num_heads
-  query, key, value = [
-      dense(rows, width, settings.initializer_range, name=name,
-            product=_dense_product(layout))
-      for name, rows in
-      (("query", queries), ("key", matrix), ("value", matrix))]
-  keys, values = [layout.split_heads(rows, num_heads) for rows in (key, value)]
-  if first_tokens_only:
-    query = tf.reshape(query, [-1, num_heads, 1, size])  # [B, N, 1, H]
-    queries = tf.split(query, [get_shape_list(key)[0] for key in keys])
-  else:
-    queries = layout.split_heads(query, num_heads)
-  contexts = [
+def _self_attention(matrix, layout, settings):
+  """What each token sees, [M, D] -> [M, D]; variables as `attention_layer`."""
+  projections = [
+      dense(matrix, settings.hidden_size, settings.initializer_range,
+            name=name, product=_dense_product(layout))
+      for name in ("query", "key", "value")]
+  queries, keys, values = [
+      layout.split_heads(rows, settings.num_heads) for rows in projections]
+  return layout.merge_heads([
       _attend_in_group(*heads, group, layout, settings.attention_dropout)
-      for *heads, group in zip(queries, keys, values, layout.groups)]
-  if first_tokens_only:
-    context = tf.concat(contexts, 0)  # [B, N, 1, H]
-    return tf.reshape(context, [-1, width])  # [B, N * H]
-  return layout.merge_heads(contexts)
+      for *heads, group in zip(queries, keys, values, layout.groups)])
 
 
 def _attend_in_group(query, key, value, group, layout, dropout_prob):
@@ -1416,14 +1400,93 @@ def _attend_in_group(query, key, value, group, layout, dropout_prob):
     float [B', N, F, H].
   """
   if layout.is_fused:
-    num_queries = query.shape.as_list()[2]  # 1, or the length of the group.
     return fused_ops.attention(
-        query, key, value, group.query_mask[:, :num_queries], group.key_mask,
-        dropout_prob)
+        query, key, value, group.query_mask, group.key_mask, dropout_prob)
   if layout.uses_onednn:
     return tf.matmul(fused_ops.attention_probabilities(
         query, key, group.key_mask), value)
   return _attend(query, key, value, group.attention_mask, dropout_prob)
+
+
+def _attend_from_first_tokens(matrix, first, layout, settings):
+  """`_self_attention` for the first token of each sequence alone.
+
+  Needs no keys and values: with kernels K and V, biases b and c, inputs x of a
+  sequence and the probabilities p of one query q in one head,
+
+    q (x K + b)' = (q K') x' + q b'   and   p (x V + c) = (p x) V + sum(p) c.
+
+  On the left a row is multiplied for each token, on the right one for each
+  sequence and head.
+
+  Args:
+    matrix: float [M, D].
+    first: float [B, D], the layout's first tokens of it.
+    layout: _PaddedTokens or _RealTokens.
+    settings: _EncoderSettings.
+
+  Returns:
+    float [B, D], in the same order.
+  """
+  num_heads = settings.num_heads
+  size = settings.hidden_size // num_heads
+  query = dense(first, settings.hidden_size, settings.initializer_range,
+                name="query", product=_dense_product(layout))
+  query = tf.reshape(
+      query * (1.0 / math.sqrt(size)), [-1, num_heads, size])  # [B, N, H]
+  query = tf.transpose(query, [1, 0, 2])  # [N, B, H]
+  kernel, bias = _dense_variables_by_heads("key", settings, matrix.dtype)
+  query_of_inputs = tf.transpose(
+      tf.matmul(query, kernel, transpose_b=True), [1, 0, 2])  # [B, N, D]
+  query_of_bias = tf.transpose(
+      tf.matmul(query, bias, transpose_b=True), [1, 0, 2])  # [B, N, 1]
+  inputs = [tf.squeeze(heads, 1)
+            for heads in layout.split_heads(matrix, 1)]  # [B', S, D]
+  sizes = [get_shape_list(group)[0] for group in inputs]
+  sums = [
+      _sum_inputs(*args, settings.attention_dropout) for args in zip(
+          tf.split(query_of_inputs, sizes), tf.split(query_of_bias, sizes),
+          inputs, layout.groups)]
+  summed, total = [
+      tf.transpose(tf.concat(parts, 0), [1, 0, 2]) for parts in zip(*sums)]
+  kernel, bias = _dense_variables_by_heads("value", settings, matrix.dtype)
+  context = tf.matmul(summed, kernel) + total * bias  # [N, B, H]
+  return tf.reshape(
+      tf.transpose(context, [1, 0, 2]), [-1, settings.hidden_size])  # [B, D]
+
+
+def _dense_variables_by_heads(name, settings, dtype):
+  """A projection's kernel [N, D, H] and bias [N, 1, H]."""
+  width, num_heads = settings.hidden_size, settings.num_heads
+  with tf.variable_scope(name):
+    variables = _dense_variables(width, width, settings.initializer_range)
+  kernel, bias = [
+      tf.reshape(tf.cast(variable, dtype), [-1, num_heads, width // num_heads])
+      for variable in variables]  # [D, N, H] and [1, N, H]
+  return tf.transpose(kernel, [1, 0, 2]), tf.transpose(bias, [1, 0, 2])
+
+
+def _sum_inputs(query, offset, inputs, group, dropout_prob):
+  """Sums of a group's inputs, weighted with probabilities for each head.
+
+  Args:
+    query: float [B', N, D], what scores the inputs.
+    offset: float [B', N, 1], what is added to a query's scores.
+    inputs: float [B', S, D].
+    group: _SequenceGroup, with one mask for all queries of a sequence.
+    dropout_prob: float, dropout of the probabilities.
+
+  Returns:
+    float [B', N, D], and the sums of the probabilities, [B', N, 1].
+  """
+  scores = tf.matmul(query, inputs, transpose_b=True)  # [B', N, S]
+  hidden = 1.0 - tf.cast(group.attention_mask, tf.float32)  # [B', 1, S]
+  scores = (tf.cast(scores, tf.float32) + tf.cast(offset, tf.float32) +
+            hidden * fused_ops.MASKED_SCORE)
+  probabilities = dropout(
+      tf.cast(tf.nn.softmax(scores), inputs.dtype), dropout_prob)
+  return (tf.matmul(probabilities, inputs),
+          tf.reduce_sum(probabilities, -1, keepdims=True))
 
 
 # Shapes.

@@ -412,6 +412,25 @@ def test_gradients_of_real_tokens_are_the_same_in_both_forms(
   assert np.max(np.abs(expected[0])) > 0.05
 
 
+def test_probabilities_are_dropped_alike_in_both_forms(monkeypatch):
+
+  def drop_every_third(probabilities, dropout_prob):
+    if not dropout_prob:
+      return probabilities
+    kept = tf.range(tf.shape(probabilities)[-1]) % 3 != 1
+    return probabilities * 1.5 * tf.cast(kept, tf.float32)
+
+  monkeypatch.setattr(modeling, "dropout", drop_every_third)
+  padded, real, mask = build_both_forms(
+      MASKS["holes"], is_training=True,
+      config=create_config(hidden_dropout_prob=0.0))
+  (padded, padded_pooled), (real, real_pooled) = evaluate([
+      (model.get_sequence_output(), model.get_pooled_output())
+      for model in (padded, real)])
+  np.testing.assert_allclose(real, padded * mask, rtol=0, atol=2e-6)
+  np.testing.assert_allclose(real_pooled, padded_pooled, rtol=0, atol=2e-6)
+
+
 def batch_of_lengths(lengths, width=64):
   mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int32)
   ids = np.random.RandomState(3).randint(1, 11, mask.shape) * mask
