@@ -18,6 +18,7 @@ Letters in shapes:
   H  size of one head
   V  vocabulary size
   M  rows of a token matrix: B * T, or the number of real tokens
+  P, R  positions chosen in each sequence, and the tokens computed of them all
   B', S  sequences that attention takes together, and the length they are cut to
 """
 
@@ -153,9 +154,9 @@ class BertModel:
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, type of the encoder's
       activations and products. Variables, LayerNorm's statistics, softmax,
       the pooler and all outputs are float32.
-    gradient_checkpointing: int N, keep the input of every Nth layer only, and
-      compute the layers again for the gradients: less memory, more time.
-      0: keep everything.
+    gradient_checkpointing: int N, keep the input of every Nth layer and of the
+      last only, and compute the layers again for the gradients: less memory,
+      more time. 0: keep everything.
     inference_kernels: bool, use those of `onednn_ops.py` where they are
       available: faster prediction on CPUs, in graphs that are neither
       exported nor differentiated. Local variables must be initialised, too.
@@ -203,7 +204,9 @@ class BertModel:
             settings.hidden_dropout, compute_dtype)
       with tf.variable_scope("encoder"):
         layers = _encode(embeddings, layout, settings)
-        first_tokens = _first_tokens_of_last_layer(layers, layout, settings)
+        self._last_layer = _LastLayer(
+            layers, layout, settings, tf.get_variable_scope())
+        first_tokens = self._last_layer.first_tokens()
       # The pooler reads the first token of each sequence, [CLS].
       with tf.variable_scope("pooler"):
         self.pooled_output = dense(
@@ -221,6 +224,25 @@ class BertModel:
   def get_sequence_output(self):
     """float [B, T, D]: the last layer."""
     return self.sequence_output
+
+  def get_sequence_output_at(self, positions, is_needed=None):
+    """The last layer at some positions of each sequence.
+
+    With `real_tokens_only` it is computed for these alone, which saves most of
+    that layer if `get_sequence_output` is not asked for, too.
+
+    Args:
+      positions: int [B, P].
+      is_needed: [B, P], 0 where the result does not matter; None means 1s.
+
+    Returns:
+      float [B, P, D]; with `real_tokens_only`, zeros at padding and wherever
+      the result does not matter.
+    """
+    if is_needed is None:
+      is_needed = tf.ones_like(positions)
+    return self._last_layer.at(
+        tf.cast(positions, tf.int32), tf.not_equal(is_needed, 0))
 
   def get_all_encoder_layers(self):
     """list of float [B, T, D], from the first layer to the last."""
@@ -244,7 +266,7 @@ _EncoderSettings = collections.namedtuple("_EncoderSettings", [
 # Sequences of a batch that attention takes together, cut to one length S.
 _SequenceGroup = collections.namedtuple("_SequenceGroup", [
     "key_mask",  # int [B', S], 1 at real tokens.
-    "query_mask",  # int [B', S], 1 where a result is needed.
+    "query_mask",  # int [B', S or P], 1 where a result is needed.
     "attention_mask"])  # [B', 1 or S, S], 1 where a query sees a key.
 
 
@@ -301,7 +323,7 @@ class _PaddedTokens:
     return tf.squeeze(self._unflatten(matrix)[:, 0:1, :], axis=1)
 
   def position_embeddings(self, table):
-    """[P, D] -> [M, D], a row for each token."""
+    """[positions, D] -> [M, D], a row for each token."""
     rows = tf.slice(table, [0, 0], [self.length, -1])  # [T, D]
     return tf.tile(rows, [self.batch_size, 1])  # [B * T, D]
 
@@ -319,20 +341,23 @@ class _RealTokens:
     is_fused: bool, whether to use `fused_ops`. Then the number of rows and the
       lengths cut to take few values: some rows of padding are computed, too.
     uses_onednn: bool, whether to use `onednn_ops`.
+    members: list of int [B'], the sequences of each group; None to make groups.
   """
 
-  def __init__(self, input_mask, is_fused=False, uses_onednn=False):
+  def __init__(self, input_mask, is_fused=False, uses_onednn=False,
+               members=None):
     self.batch_size, self.length = get_shape_list(input_mask, expected_rank=2)
     self.is_fused, self.uses_onednn = is_fused, uses_onednn
     is_real = tf.greater(input_mask, 0)
     lengths = 1 + tf.reduce_max(
         tf.where(is_real, tf.zeros_like(input_mask) + tf.range(self.length),
                  tf.zeros_like(input_mask)), axis=1)  # [B]
-    # Which sequences are in each group: longer ones come in later groups.
-    members = [tf.range(self.batch_size)]
-    num_groups = _number_of_groups(self.batch_size, self.length)
-    if is_fused and num_groups > 1:
-      members = _split_evenly(tf.argsort(lengths), num_groups)
+    if members is None:
+      # Longer sequences come in later groups.
+      members = [tf.range(self.batch_size)]
+      num_groups = _number_of_groups(self.batch_size, self.length)
+      if is_fused and num_groups > 1:
+        members = _split_evenly(tf.argsort(lengths), num_groups)
     cut, offsets = self._cut_groups(members, lengths)
     # A matrix without any row would leave nothing to point to.
     has_row = tf.logical_or(is_real, tf.logical_and(
@@ -353,6 +378,7 @@ class _RealTokens:
     row_numbers = tf.reshape(
         tf.minimum(row_numbers, tf.shape(where)[0] - 1),
         [self.batch_size, self.length])  # [B, T]
+    self._row_numbers, self._members = row_numbers, members
     self.groups, self._rows = [], []
     for group, longest in zip(members, self.longest):
       mask = tf.gather(input_mask, group)[:, :longest]  # [B', S]
@@ -360,6 +386,26 @@ class _RealTokens:
       self._rows.append(tf.gather(row_numbers, group)[:, :longest])
     self._is_real = tf.cast(is_real, tf.float32)
     self._head_indices = {}
+
+  def choose(self, positions, is_needed):
+    """A layout of some of the tokens, in the same groups.
+
+    Args:
+      positions: int [B, P].
+      is_needed: bool [B, P], which of these to have a row for.
+
+    Returns:
+      (_RealTokens, int [R]): its rows, of the B * P, and where each of them is
+      among the rows of this layout.
+    """
+    places = (positions +
+              tf.expand_dims(tf.range(self.batch_size) * self.length, 1))
+    is_real = tf.gather(tf.reshape(self._is_real, [-1]), places)  # [B, P]
+    chosen = _RealTokens(
+        tf.cast(tf.logical_and(is_needed, is_real > 0.0), tf.int32),
+        self.is_fused, self.uses_onednn, self._members)
+    row_numbers = tf.reshape(self._row_numbers, [-1])  # [B * T]
+    return chosen, tf.gather(row_numbers, chosen.select(places))
 
   def _cut_groups(self, members, lengths):
     """Sets the groups' common lengths, and how the batch is ordered in them.
@@ -441,7 +487,7 @@ class _RealTokens:
     return first * tf.cast(self._is_real[:, :1], first.dtype)
 
   def position_embeddings(self, table):
-    """[P, D] -> [M, D], a row for each token."""
+    """[positions, D] -> [M, D], a row for each token."""
     return _lookup_rows(table, self.positions)
 
 
@@ -592,7 +638,7 @@ def _concat_rows(tensors):
 
 
 def _lookup_rows(table, ids):
-  """[P, D] -> [M, D]: a gather whose gradient is dense.
+  """[positions, D] -> [M, D]: a gather whose gradient is dense.
 
   Gradient clipping sees the same norm then as with a slice of the table.
   """
@@ -1235,8 +1281,10 @@ def _encode(matrix, layout, settings):
   layers, step = [matrix], settings.layers_per_checkpoint
   if not step:
     return layers + encode_from(0, settings.num_layers, matrix)
-  for start in range(0, settings.num_layers, step):
-    stop = min(start + step, settings.num_layers)
+  # The last layer by itself: `_LastLayer` may leave it out, not a part of it.
+  last = settings.num_layers - 1
+  starts = [*range(0, last, step), last]
+  for start, stop in zip(starts, starts[1:] + [settings.num_layers]):
     layers += _compute_again(
         functools.partial(encode_from, start, stop), layers[-1])
   return layers
@@ -1282,28 +1330,64 @@ def _compute_again(function, matrix):
   return compute(matrix)
 
 
-def _first_tokens_of_last_layer(layers, layout, settings):
-  """[B, D]: the last layer at each sequence's first token.
+class _LastLayer:
+  """The last layer at some tokens, computed anew for these alone.
 
-  Computed anew for these tokens alone, with the same variables. Where nothing
-  else of the last layer is asked for, as in classification, TensorFlow leaves
-  out the rest: most of that layer.
+  With the same variables. Where nothing else of the last layer is asked for,
+  as in classification, TensorFlow leaves out the rest: most of that layer.
 
   Args:
     layers: list of float [M, D], from the embeddings to the last layer.
     layout: _PaddedTokens or _RealTokens.
     settings: _EncoderSettings.
+    scope: variable scope of the encoder.
   """
-  if isinstance(layout, _PaddedTokens):
-    return layout.first_tokens(layers[-1])  # As the original, op for op.
-  with tf.variable_scope("layer_%d" % (settings.num_layers - 1), reuse=True):
-    return layout.restore_first_tokens(_encoder_layer(
-        layers[-2], layout, settings, first_tokens_only=True))
+
+  def __init__(self, layers, layout, settings, scope):
+    self._layers, self._layout = layers, layout
+    self._settings, self._scope = settings, scope
+
+  def first_tokens(self):
+    """float [B, D]: the first of each sequence."""
+    if isinstance(self._layout, _PaddedTokens):
+      # As the original, op for op.
+      return self._layout.first_tokens(self._layers[-1])
+    return self._layout.restore_first_tokens(self._compute(
+        self._layout.first_tokens(self._layers[-2]),
+        _attend_from_first_tokens))
+
+  def at(self, positions, is_needed):
+    """See `BertModel.get_sequence_output_at`."""
+    if isinstance(self._layout, _PaddedTokens):
+      return tf.gather(
+          self._layout.to_sequences(self._layers[-1]), positions, batch_dims=1)
+    layout, rows = self._layout.choose(positions, is_needed)
+    return layout.to_sequences(self._compute(
+        _take_rows(self._layers[-2], rows),
+        functools.partial(_self_attention, query_layout=layout)))
+
+  def _compute(self, queries, attend):
+    with tf.variable_scope(self._scope, reuse=True), tf.variable_scope(
+        "layer_%d" % (self._settings.num_layers - 1)):
+      return _encoder_layer(
+          self._layers[-2], self._layout, self._settings, queries, attend)
 
 
-def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
-  """[M, D] -> [M, D], or the layout's first tokens alone, [B, D]."""
-  residual = layout.first_tokens(matrix) if first_tokens_only else matrix
+def _encoder_layer(matrix, layout, settings, queries=None, attend=None):
+  """A layer's result at all tokens, or at some.
+
+  Args:
+    matrix: float [M, D].
+    layout: _PaddedTokens or _RealTokens.
+    settings: _EncoderSettings.
+    queries: float [R, D], the tokens to compute, rows of the matrix; or None.
+    attend: what computes what they see, called like `_self_attention`.
+
+  Returns:
+    float [M, D], or [R, D].
+  """
+  if queries is None:
+    queries, attend = matrix, _self_attention
   activation = settings.activation
   product = after_activation = _dense_product(layout)
   if layout.is_fused and activation is gelu:
@@ -1315,12 +1399,10 @@ def _encoder_layer(matrix, layout, settings, first_tokens_only=False):
     activation = None
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
-      context = (
-          _attend_from_first_tokens(matrix, residual, layout, settings)
-          if first_tokens_only else _self_attention(matrix, layout, settings))
+      context = attend(matrix, queries, layout, settings)
     with tf.variable_scope("output"):
       attended = _project_add_norm(
-          context, residual, layout, settings, _dense_product(layout))
+          context, queries, layout, settings, _dense_product(layout))
   with tf.variable_scope("intermediate"):
     wide = dense(attended, settings.intermediate_size,
                  settings.initializer_range, activation, product=product)
@@ -1372,17 +1454,35 @@ def _layer_norm(matrix, layout):
   return onednn_ops.layer_norm(matrix, gamma, beta, LAYER_NORM_EPSILON)
 
 
-def _self_attention(matrix, layout, settings):
-  """What each token sees, [M, D] -> [M, D]; variables as `attention_layer`."""
-  projections = [
-      dense(matrix, settings.hidden_size, settings.initializer_range,
-            name=name, product=_dense_product(layout))
-      for name in ("query", "key", "value")]
-  queries, keys, values = [
-      layout.split_heads(rows, settings.num_heads) for rows in projections]
-  return layout.merge_heads([
-      _attend_in_group(*heads, group, layout, settings.attention_dropout)
-      for *heads, group in zip(queries, keys, values, layout.groups)])
+def _self_attention(matrix, queries, layout, settings, query_layout=None):
+  """What tokens see; variables as in `attention_layer`.
+
+  Args:
+    matrix: float [M, D], what they look at.
+    queries: float [R, D], the tokens that look.
+    layout: _PaddedTokens or _RealTokens, of the matrix.
+    settings: _EncoderSettings.
+    query_layout: that of the queries if it is another one, in the same groups.
+
+  Returns:
+    float [R, D].
+  """
+  query_layout = query_layout or layout
+  query, key, value = [
+      dense(rows, settings.hidden_size, settings.initializer_range, name=name,
+            product=_dense_product(layout))
+      for name, rows in
+      (("query", queries), ("key", matrix), ("value", matrix))]
+  contexts = [
+      _attend_in_group(
+          *heads, group._replace(query_mask=query_group.query_mask), layout,
+          settings.attention_dropout)
+      for *heads, group, query_group in zip(
+          query_layout.split_heads(query, settings.num_heads),
+          layout.split_heads(key, settings.num_heads),
+          layout.split_heads(value, settings.num_heads),
+          layout.groups, query_layout.groups)]
+  return query_layout.merge_heads(contexts)
 
 
 def _attend_in_group(query, key, value, group, layout, dropout_prob):
@@ -1408,7 +1508,7 @@ def _attend_in_group(query, key, value, group, layout, dropout_prob):
   return _attend(query, key, value, group.attention_mask, dropout_prob)
 
 
-def _attend_from_first_tokens(matrix, first, layout, settings):
+def _attend_from_first_tokens(matrix, queries, layout, settings):
   """`_self_attention` for the first token of each sequence alone.
 
   Needs no keys and values: with kernels K and V, biases b and c, inputs x of a
@@ -1421,7 +1521,7 @@ def _attend_from_first_tokens(matrix, first, layout, settings):
 
   Args:
     matrix: float [M, D].
-    first: float [B, D], the layout's first tokens of it.
+    queries: float [B, D], the layout's first tokens of it.
     layout: _PaddedTokens or _RealTokens.
     settings: _EncoderSettings.
 
@@ -1430,7 +1530,7 @@ def _attend_from_first_tokens(matrix, first, layout, settings):
   """
   num_heads = settings.num_heads
   size = settings.hidden_size // num_heads
-  query = dense(first, settings.hidden_size, settings.initializer_range,
+  query = dense(queries, settings.hidden_size, settings.initializer_range,
                 name="query", product=_dense_product(layout))
   query = tf.reshape(
       query * (1.0 / math.sqrt(size)), [-1, num_heads, size])  # [B, N, H]

@@ -104,9 +104,13 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
           real_tokens_only=real_tokens_only, compute_dtype=compute_dtype,
           inference_kernels=not use_tpu,
           gradient_checkpointing=gradient_checkpointing)
+      hidden, positions = (
+          model.get_sequence_output(), features["masked_lm_positions"])
+      if real_tokens_only:
+        hidden, positions = model.get_sequence_output_at(
+            positions, features["masked_lm_weights"]), None
       masked_lm = get_masked_lm_output(
-          bert_config, model.get_sequence_output(),
-          model.get_embedding_table(), features["masked_lm_positions"],
+          bert_config, hidden, model.get_embedding_table(), positions,
           features["masked_lm_ids"], features["masked_lm_weights"],
           real_tokens_only, compute_dtype, total_weight)
       return masked_lm, get_next_sentence_output(
@@ -188,7 +192,8 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
     bert_config: modeling.BertConfig.
     input_tensor: float [B, T, D], the last layer.
     output_weights: float [V, D], the word embedding table.
-    positions: int [B, P], the masked positions.
+    positions: int [B, P], the masked positions; None if `input_tensor`, then
+      [B, P, D], is the last layer there.
     label_ids: int [B, P], the tokens that were there.
     label_weights: float [B, P], 1 for a prediction and 0 for padding.
     real_predictions_only: bool, compute nothing where the weight is 0. The
@@ -201,7 +206,8 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
     (loss, per_example_loss, log_probs): float [], the mean over predictions;
     [B * P]; [B * P, V].
   """
-  masked = gather_indexes(input_tensor, positions)  # [B * P, D]
+  masked = (modeling.reshape_to_matrix(input_tensor) if positions is None
+            else gather_indexes(input_tensor, positions))  # [B * P, D]
   label_ids = tf.reshape(label_ids, [-1])  # [B * P]
   weights = tf.cast(tf.reshape(label_weights, [-1]), tf.float32)  # [B * P]
   if real_predictions_only:

@@ -431,6 +431,86 @@ def test_probabilities_are_dropped_alike_in_both_forms(monkeypatch):
   np.testing.assert_allclose(real_pooled, padded_pooled, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("form", ["padded", "real", "fused", "in groups"])
+def test_the_last_layer_at_some_positions(monkeypatch, mask, form):
+  if form in ("fused", "in groups"):
+    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
+  if form == "in groups":
+    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
+  model = create_model(
+      create_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+      is_training=True, input_mask=mask, scope="bert",
+      real_tokens_only=form != "padded")
+  positions = np.array([[1, 4, 0, 2], [3, 0, 0, 0], [0, 2, 1, 0]])
+  is_needed = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
+  sequences = np.arange(3)[:, None]
+  is_needed_there = is_needed * np.array(mask)[sequences, positions]
+  whole = model.get_sequence_output()
+  chosen = model.get_sequence_output_at(
+      tf.constant(positions), tf.constant(is_needed, tf.float32))
+  direction = np.random.RandomState(5).normal(size=[3, 4, 6])
+  direction *= is_needed_there[:, :, None]
+  losses = [
+      tf.reduce_sum(output * tf.constant(direction, tf.float32)) for output in
+      (tf.gather(whole, tf.constant(positions), batch_dims=1), chosen)]
+  gradients = [[
+      tf.convert_to_tensor(gradient) for gradient in
+      tf.gradients(loss, tf.trainable_variables()) if gradient is not None]
+               for loss in losses]
+  whole, chosen, (expected, actual) = evaluate([whole, chosen, gradients])
+  wanted = whole[sequences, positions]
+  if form != "padded":
+    wanted *= is_needed_there[:, :, None]
+  np.testing.assert_allclose(chosen, wanted, rtol=0, atol=2e-6)
+  assert np.abs(chosen).max() > 0.1
+  assert len(actual) == len(expected) > 30
+  for left, right in zip(expected, actual):
+    np.testing.assert_allclose(right, left, rtol=0, atol=2e-5)
+
+
+def test_all_positions_are_needed_if_nothing_else_is_said():
+  model = create_model(real_tokens_only=True)
+  positions = tf.constant([[1, 4], [0, 1], [2, 0]])
+  whole, chosen = evaluate([
+      model.get_sequence_output(), model.get_sequence_output_at(positions)])
+  np.testing.assert_allclose(
+      chosen, whole[[[0, 0], [1, 1], [2, 2]], [[1, 4], [0, 1], [2, 0]]],
+      rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [0, 1, 2, 3])
+def test_the_rest_of_the_last_layer_is_left_out(checkpointing):
+  """Nor do the gradients need it, where layers are computed again."""
+  config = create_config(num_hidden_layers=4)
+  model = create_model(config, is_training=True, real_tokens_only=True,
+                       gradient_checkpointing=checkpointing)
+  some = tf.reduce_sum(model.get_sequence_output_at(tf.constant([[0, 1]] * 3)))
+  outputs = [some, tf.reduce_sum(model.get_pooled_output())]
+  whole = model.get_sequence_output()
+  for output in outputs + [tf.reduce_sum(whole)]:
+    needed = ancestors([output] + [
+        gradient for gradient in tf.gradients(
+            output, model.get_embedding_table()) if gradient is not None])
+    assert (whole.op in needed) == (output not in outputs)
+    # Dense layers of intermediate size, one in each layer of the encoder.
+    wide = [op for op in needed if op.type == "MatMul"
+            and op.outputs[0].shape.as_list()[1] == 8
+            and "/intermediate/" in op.name and "gradients" not in op.name]
+    assert len(wide) == 4
+
+
+def ancestors(tensors):
+  """All operations that the tensors depend on."""
+  pending, found = [tensor.op for tensor in tensors], set()
+  while pending:
+    op = pending.pop()
+    if op not in found:
+      found.add(op)
+      pending += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+  return found
+
+
 def batch_of_lengths(lengths, width=64):
   mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int32)
   ids = np.random.RandomState(3).randint(1, 11, mask.shape) * mask

@@ -25,8 +25,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 TOLERANCE = 2e-5
 FORMS = [pytest.param(one_hot, real, id="%s-%s" % (
-    "one_hot" if one_hot else "gather", "real" if real else "padded"))
-         for one_hot in (False, True) for real in (False, True)]
+    "one_hot" if one_hot else "gather", real or "padded"))
+         for one_hot in (False, True) for real in (False, "real", "chosen")]
 TINY = modeling.BertConfig(
     vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
     intermediate_size=16, max_position_embeddings=64, type_vocab_size=2)
@@ -85,11 +85,14 @@ def golden(request):
 def build_outputs(config, features, one_hot, real):
   model = modeling.BertModel(
       config, True, features["input_ids"], features["input_mask"],
-      features["segment_ids"], one_hot, real_tokens_only=real)
+      features["segment_ids"], one_hot, real_tokens_only=bool(real))
+  hidden, positions = (
+      model.get_sequence_output(), features["masked_lm_positions"])
+  if real == "chosen":
+    hidden, positions = model.get_sequence_output_at(positions), None
   masked_lm = run_pretraining.get_masked_lm_output(
-      config, model.get_sequence_output(), model.get_embedding_table(),
-      features["masked_lm_positions"], features["masked_lm_ids"],
-      features["masked_lm_weights"])
+      config, hidden, model.get_embedding_table(), positions,
+      features["masked_lm_ids"], features["masked_lm_weights"])
   next_sentence = run_pretraining.get_next_sentence_output(
       config, model.get_pooled_output(), features["next_sentence_labels"])
   outputs = {"loss": masked_lm[0] + next_sentence[0]}
