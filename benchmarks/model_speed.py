@@ -14,8 +14,8 @@ A Markdown row tells, for each:
   float32 and PyTorch's best of the same precision that is;
 - peak resident memory in MB (most of the rounds), and times the original's;
   that of a GPU does not count;
-- model GFLOP/s: the matrix products that the real tokens need, without
-  padding and the small output layers (training: 3 times the forward pass);
+- model GFLOP/s: the matrix products of all layers for the real tokens,
+  without padding and output layers (training: 3 times the forward pass);
 - the limit, what TensorFlow reaches here for the product of two large
   matrices, measured in the same rounds, and how much of it the model reaches.
 
@@ -24,6 +24,9 @@ by the data's mean amount of work per example. All takes some 20 minutes on two
 cores; less of it:
 
   ... --models=base --tasks=mrpc --modes=train --precisions=float32
+
+Pre-training's masked sentence pairs (128 tokens, 20 predictions) are timed by
+--tasks=pretraining --text_file=sentences.txt.
 
 Where a GPU is, all use it (--steps=100, then) in the libraries' default mode:
 float32 products are TF32 in TensorFlow, not in PyTorch.
@@ -46,7 +49,10 @@ from model_speed_worker import run, write_config
 # (layers, hidden size, heads); the intermediate size is four times the second.
 MODELS = {"base": (12, 768, 12), "minilm": (6, 384, 12)}
 DEFAULT_STEPS = {"base": 4, "minilm": 6}
-SEQ_LENGTHS = {"mrpc": 128, "squad": 384}
+SEQ_LENGTHS = {"mrpc": 128, "squad": 384, "pretraining": 128}
+# The argument that says where a task's data is.
+SOURCES = {"mrpc": "mrpc_dir", "squad": "squad_file",
+           "pretraining": "text_file"}
 MODES = ("train", "predict")
 PRECISIONS = ("float32", "bfloat16")
 PADDINGS = ("max", "longest", "group")
@@ -74,6 +80,7 @@ def parse_arguments():
   add("--vocab_file", required=True, help="uncased vocab.txt")
   add("--mrpc_dir", help="holds train.tsv")
   add("--squad_file", help="SQuAD 1.1 JSON")
+  add("--text_file", help="sentences, for --tasks=pretraining")
   add("--original_python", help="see above")
   add("--torch_python", help="see above")
   add("--other_pythons", type=lambda text: text.split(","), default=[],
@@ -94,6 +101,7 @@ def parse_arguments():
       help="ours: train on batches of similar length, too")
   add("--mrpc_batch", type=int, default=32, help="in training")
   add("--squad_batch", type=int, default=12, help="in training")
+  add("--pretraining_batch", type=int, default=32)
   add("--predict_batch", type=int, default=32)
   add("--steps", type=int,
       help="training steps timed; twice as many examples are\n"
@@ -120,9 +128,9 @@ def parse_arguments():
   for python in arguments.other_pythons:
     if not shutil.which(python):
       parser.error("--other_pythons: %s is no program" % python)
-  for task, name in (("mrpc", "mrpc_dir"), ("squad", "squad_file")):
-    if task in arguments.tasks and not getattr(arguments, name):
-      parser.error("--tasks=%s needs --%s" % (task, name))
+  for task in arguments.tasks:
+    if not getattr(arguments, SOURCES[task]):
+      parser.error("--tasks=%s needs --%s" % (task, SOURCES[task]))
   if min(arguments.warmup, arguments.our_warmup, arguments.our_steps,
          arguments.rounds, arguments.steps or 1) < 1:
     parser.error("--warmup, --our_warmup, --our_steps, --rounds and --steps "
@@ -153,7 +161,7 @@ def total_gflop(lengths, model, mode):
 def batch_size(arguments, task, mode):
   if mode == "predict":
     return arguments.predict_batch
-  return arguments.mrpc_batch if task == "mrpc" else arguments.squad_batch
+  return getattr(arguments, task + "_batch")
 
 
 def predicted_examples(arguments, task, steps):
@@ -167,7 +175,7 @@ def predicted_examples(arguments, task, steps):
 
 def prepare_data(arguments, task, steps, folder):
   """{set name: list of the examples' lengths}; the sets are in `folder`."""
-  source = arguments.mrpc_dir if task == "mrpc" else arguments.squad_file
+  source = getattr(arguments, SOURCES[task])
   lengths = run(sys.executable, {
       "role": "data", "task": task, "source": os.path.abspath(source),
       "vocab_file": os.path.abspath(arguments.vocab_file),
@@ -336,6 +344,8 @@ def main():
             task, len(lengths["train"]),
             statistics.mean(lengths["train"])), flush=True)
         for mode in arguments.modes:
+          if (task, mode) == ("pretraining", "predict"):
+            continue  # Nobody does.
           lines += compare(
               arguments, contenders, model, task, mode, lengths, folder)
   print("\nMedian of %d round(s).\n\n%s" % (

@@ -22,6 +22,8 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LEARNING_RATE = 2e-5
 # SQuAD's usual settings.
 DOC_STRIDE, MAX_QUERY_LENGTH = 128, 64
+# Pre-training's usual settings for 128 tokens.
+MASKED_LM_PROB, MAX_PREDICTIONS_PER_SEQ, SHORT_SEQ_PROB = 0.15, 20, 0.1
 # Batches among which examples of similar length are brought together.
 GROUPED_BATCHES = 50
 # Long enough a schedule that no measurement reaches its end.
@@ -100,12 +102,60 @@ def squad_rows(job, tokenizer):
            **sequences(feature)} for feature in features]
 
 
+def pretraining_rows(job, tokenizer):
+  """Masked sentence pairs of a text."""
+  import create_pretraining_data
+  instances = create_pretraining_data.create_training_instances(
+      [job["source"]], tokenizer, job["seq_length"], 1, SHORT_SEQ_PROB,
+      MASKED_LM_PROB, MAX_PREDICTIONS_PER_SEQ, random.Random(12345), False)
+
+  def padded(values, length):
+    return list(values) + [0] * (length - len(values))
+
+  rows = []
+  for instance in instances:
+    ids, segments, mask = [
+        padded(values, job["seq_length"]) for values in (
+            tokenizer.convert_tokens_to_ids(instance.tokens),
+            instance.segment_ids, [1] * len(instance.tokens))]
+    masked_ids, positions, weights = [
+        padded(values, MAX_PREDICTIONS_PER_SEQ) for values in (
+            tokenizer.convert_tokens_to_ids(instance.masked_lm_labels),
+            instance.masked_lm_positions,
+            [1] * len(instance.masked_lm_positions))]
+    rows.append({"input_ids": ids, "segment_ids": segments, "input_mask": mask,
+                 "masked_lm_ids": masked_ids, "masked_lm_weights": weights,
+                 "masked_lm_positions": positions,
+                 "next_sentence_labels": [int(instance.is_random_next)]})
+  return rows
+
+
 def sequences(feature):
   return {name: getattr(feature, name)
           for name in ("input_ids", "input_mask", "segment_ids")}
 
 
-TARGETS = {"mrpc": ["label_ids"], "squad": ["start_positions", "end_positions"]}
+def mrpc_targets(row):
+  return row["label_ids"]
+
+
+def squad_targets(row):
+  return row["start_positions"] + row["end_positions"]
+
+
+def pretraining_targets(row):
+  """What was masked, with -100 for what was not; and the next sentence."""
+  labels = [-100] * sum(row["input_mask"])
+  for position, token, weight in zip(
+      row["masked_lm_positions"], row["masked_lm_ids"],
+      row["masked_lm_weights"]):
+    if weight:
+      labels[position] = token
+  return [labels] + row["next_sentence_labels"]
+
+
+TARGETS = {"mrpc": mrpc_targets, "squad": squad_targets,
+           "pretraining": pretraining_targets}
 
 
 def write_rows(job, name, rows):
@@ -114,12 +164,14 @@ def write_rows(job, name, rows):
   path = os.path.join(job["folder"], job["task"] + "." + name)
   with input_pipeline.atomic_record_writer(path + ".tf_record") as writer:
     for row in rows:
-      writer.write(input_pipeline.serialize_example(row))
+      floats = {name: row[name] for name in row if name.endswith("weights")}
+      writer.write(input_pipeline.serialize_example(
+          {name: row[name] for name in row if name not in floats}, floats))
   lengths = [sum(row["input_mask"]) for row in rows]
   with open(path + ".json", "w") as writer:
     json.dump([{"input_ids": row["input_ids"][:length],
                 "segment_ids": row["segment_ids"][:length],
-                "targets": [row[key][0] for key in TARGETS[job["task"]]]}
+                "targets": TARGETS[job["task"]](row)}
                for row, length in zip(rows, lengths)], writer)
   return lengths
 
@@ -132,7 +184,8 @@ def prepare_data(job):
   sys.path.insert(0, PROJECT)
   import tokenization
   tokenizer = tokenization.FullTokenizer(job["vocab_file"], True)
-  read = {"mrpc": mrpc_rows, "squad": squad_rows}[job["task"]]
+  read = {"mrpc": mrpc_rows, "squad": squad_rows,
+          "pretraining": pretraining_rows}[job["task"]]
   rows = read(job, tokenizer)
   first, count = job["warmup_examples"], job["predict_examples"]
   shuffled = random.Random(1).sample(rows, len(rows))
@@ -168,8 +221,9 @@ def accepted(function, options):
 
 
 def load_module(job):
-  """run_classifier or run_squad, this project's or the original's."""
-  name = "run_squad" if job["task"] == "squad" else "run_classifier"
+  """The task's script, this project's or the original's."""
+  name = {"mrpc": "run_classifier", "squad": "run_squad",
+          "pretraining": "run_pretraining"}[job["task"]]
   if job["role"] == "original":
     return importlib.import_module("bert." + name)
   sys.path.insert(0, PROJECT)
@@ -179,8 +233,8 @@ def load_module(job):
 def builders(job, module):
   """The module's builders of `model_fn` and of `input_fn`."""
   return module.model_fn_builder, (
-      module.input_fn_builder if job["task"] == "squad"
-      else module.file_based_input_fn_builder)
+      module.file_based_input_fn_builder if job["task"] == "mrpc"
+      else module.input_fn_builder)
 
 
 def absent_options(job, module):
@@ -250,9 +304,13 @@ def input_function(job, module, name):
   options = dict(job["options"])
   if not is_training:
     options["group_by_length"] = True  # As the scripts have it.
+  options["drop_remainder"] = is_training
   path = os.path.join(job["folder"], "%s.%s.tf_record" % (job["task"], name))
+  if job["task"] == "pretraining":
+    return build([path], job["seq_length"], MAX_PREDICTIONS_PER_SEQ,
+                 is_training=is_training, **accepted(build, options))
   return build(path, job["seq_length"], is_training=is_training,
-               drop_remainder=is_training, **accepted(build, options))
+               **accepted(build, options))
 
 
 def original_estimator(model_fn, output_dir, batch_size):
@@ -323,26 +381,27 @@ def torch_model(job):
   with open(job["config_file"]) as reader:
     config = transformers.BertConfig(**json.load(reader))
   model = {"mrpc": transformers.BertForSequenceClassification,
-           "squad": transformers.BertForQuestionAnswering}[job["task"]](config)
+           "squad": transformers.BertForQuestionAnswering,
+           "pretraining": transformers.BertForPreTraining}[job["task"]](config)
   model = model.to(device).train(job["mode"] == "train")
-  names = {"mrpc": ["labels"], "squad": ["start_positions", "end_positions"]}
+  names = {"mrpc": ["labels"], "squad": ["start_positions", "end_positions"],
+           "pretraining": ["labels", "next_sentence_label"]}
 
   def forward(rows):
     lengths = [len(row["input_ids"]) for row in rows]
     longest = job["seq_length"] if job["padding"] == "max" else max(lengths)
 
-    def tensor(lists):
-      return torch.tensor(
-          [values + [0] * (longest - len(values)) for values in lists],
-          device=device)
+    def tensor(values, filler=0):
+      if isinstance(values[0], list):
+        values = [row + [filler] * (longest - len(row)) for row in values]
+      return torch.tensor(values, device=device)
 
     inputs = {"input_ids": tensor([row["input_ids"] for row in rows]),
               "token_type_ids": tensor([row["segment_ids"] for row in rows]),
               "attention_mask": tensor([[1] * length for length in lengths])}
     if job["mode"] == "train":
       for index, name in enumerate(names[job["task"]]):
-        inputs[name] = torch.tensor(
-            [row["targets"][index] for row in rows], device=device)
+        inputs[name] = tensor([row["targets"][index] for row in rows], -100)
     with torch.autocast(device, dtype=torch.bfloat16,
                         enabled=job["precision"] == "bfloat16"):
       outputs = model(**inputs)
