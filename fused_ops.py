@@ -194,6 +194,38 @@ def attention(query, key, value, query_mask, key_mask, rate):
   return compute(query, key, value)
 
 
+def sparse_softmax_cross_entropy(logits, labels):
+  """`tf.nn.sparse_softmax_cross_entropy_with_logits`, several times faster.
+
+  On CPUs, that kernel takes the gradient's exponentials one at a time, which
+  shows where there is a logit for each word. Softmax does it many at a time,
+  and the rest is a few numbers a row.
+
+  Args:
+    logits: float32 [M, V].
+    labels: int32 [M], from 0 to V - 1.
+
+  Returns:
+    float32 [M].
+  """
+  rows = tf.range(tf.shape(labels)[0])
+  indices = tf.stack([rows, labels], axis=1)  # [M, 2]
+
+  @tf.custom_gradient
+  def compute(logits):
+    probabilities = tf.nn.softmax(logits)
+
+    def gradients(gradient):
+      return tf.tensor_scatter_sub(
+          probabilities * gradient[:, tf.newaxis], indices, gradient)
+
+    # The largest of them is at least 1 / V, the label's may well be 0.
+    behind = tf.reduce_max(logits, 1) - tf.gather_nd(logits, indices)
+    return behind - tf.math.log(tf.reduce_max(probabilities, 1)), gradients
+
+  return compute(logits)
+
+
 def attention_probabilities(query, key, key_mask):
   """softmax(query * key / sqrt(H)), in each head; no gradient.
 

@@ -1585,8 +1585,9 @@ def _sum_inputs(query, offset, inputs, group, dropout_prob):
             hidden * fused_ops.MASKED_SCORE)
   probabilities = dropout(
       tf.cast(tf.nn.softmax(scores), inputs.dtype), dropout_prob)
-  return (tf.matmul(probabilities, inputs),
-          tf.reduce_sum(probabilities, -1, keepdims=True))
+  total = tf.reduce_sum(
+      tf.cast(probabilities, tf.float32), -1, keepdims=True)
+  return tf.matmul(probabilities, inputs), tf.cast(total, inputs.dtype)
 
 
 # Shapes.

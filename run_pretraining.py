@@ -17,6 +17,7 @@ from absl import flags
 
 import common_flags
 import estimators
+import fused_ops
 import input_pipeline
 import modeling
 import optimization
@@ -229,7 +230,11 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
                        transpose_b=True)
     logits = tf.nn.bias_add(
         tf.cast(logits, tf.float32), output_bias)  # [B * P, V]
-    per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+    # The original's where everything is as there, on TPUs above all.
+    cross_entropy = (
+        fused_ops.sparse_softmax_cross_entropy if real_predictions_only
+        else tf.nn.sparse_softmax_cross_entropy_with_logits)
+    per_example_loss = cross_entropy(
         labels=label_ids, logits=logits)  # [B * P]
     if total_weight is None:
       total_weight = tf.reduce_sum(weights)

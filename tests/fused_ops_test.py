@@ -275,3 +275,35 @@ def test_nothing_is_compiled_inside_what_is_compiled_as_a_whole():
 
   tf.xla.experimental.compile(whole)
   assert seen and not any(seen)
+
+
+# Loss.
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_sparse_cross_entropy_equals_tensorflows(scale):
+  """Also where most probabilities are 0, and the label's may be one of them."""
+  logits = scale * normal([6, 50], 1)
+  likeliest = tf.argmax(logits, 1, output_type=tf.int32)
+  for labels in (tf.constant([0, 3, 3, 49, 7, 20]), likeliest):
+    results = run([
+        with_gradients(
+            lambda logits, function=function, labels=labels: function(
+                labels=labels, logits=logits), [logits])
+        for function in (tf.nn.sparse_softmax_cross_entropy_with_logits,
+                         fused_ops.sparse_softmax_cross_entropy)])
+    for expected, actual in zip(*results):
+      np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_sparse_cross_entropy_of_one_choice_or_of_no_row():
+  labels = tf.placeholder_with_default(tf.zeros([2], tf.int32), [None])
+  logits = tf.placeholder_with_default(tf.constant([[3.0], [-5.0]]), [None, 1])
+  loss = fused_ops.sparse_softmax_cross_entropy(logits, labels)
+  gradient, = tf.gradients(loss, logits)
+  with tf.Session() as session:
+    for value in session.run([loss, gradient]):
+      np.testing.assert_array_equal(value.ravel(), [0.0, 0.0])
+    values = session.run(
+        [loss, gradient], {labels: np.zeros([0]), logits: np.zeros([0, 1])})
+    assert [value.shape for value in values] == [(0,), (0, 1)]

@@ -37,8 +37,8 @@ ALLOWED_IMPORTS = {
     "create_pretraining_data": {
         "tokenization", "input_pipeline", "common_flags"},
     "run_pretraining": {
-        "modeling", "optimization", "input_pipeline", "common_flags",
-        "estimators"},
+        "modeling", "fused_ops", "optimization", "input_pipeline",
+        "common_flags", "estimators"},
     "run_classifier": {
         "modeling", "tokenization", "optimization", "input_pipeline",
         "common_flags", "estimators", "saved_models"},
