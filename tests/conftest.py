@@ -8,7 +8,8 @@ are skipped, with a message, where it is absent:
     path = os.path.join(data_dir, "text", "wiki.sentences.txt")
 
 `graph` and `seeded_graph` keep one test's graph from another's; `compiler` and
-`tensorflow_2` skip tests of what an old TensorFlow cannot do.
+`tensorflow_2` skip tests of what an old TensorFlow cannot do. `ancestors` walks
+a graph.
 """
 
 import os
@@ -53,6 +54,22 @@ def graph():
   import tensorflow.compat.v1 as tf
   with tf.Graph().as_default() as new_graph:
     yield new_graph
+
+
+@pytest.fixture
+def ancestors():
+  """A function of operations: the set of all they depend on, and of them."""
+  def find(*operations):
+    found, to_visit = set(), list(operations)
+    while to_visit:
+      operation = to_visit.pop()
+      if operation not in found:
+        found.add(operation)
+        to_visit += [tensor.op for tensor in operation.inputs]
+        to_visit += operation.control_inputs
+    return found
+
+  return find
 
 
 @pytest.fixture

@@ -480,7 +480,7 @@ def test_all_positions_are_needed_if_nothing_else_is_said():
 
 
 @pytest.mark.parametrize("checkpointing", [0, 1, 2, 3])
-def test_the_rest_of_the_last_layer_is_left_out(checkpointing):
+def test_the_rest_of_the_last_layer_is_left_out(ancestors, checkpointing):
   """Nor do the gradients need it, where layers are computed again."""
   config = create_config(num_hidden_layers=4)
   model = create_model(config, is_training=True, real_tokens_only=True,
@@ -489,26 +489,14 @@ def test_the_rest_of_the_last_layer_is_left_out(checkpointing):
   outputs = [some, tf.reduce_sum(model.get_pooled_output())]
   whole = model.get_sequence_output()
   for output in outputs + [tf.reduce_sum(whole)]:
-    needed = ancestors([output] + [
-        gradient for gradient in tf.gradients(
-            output, model.get_embedding_table()) if gradient is not None])
+    gradient, = tf.gradients(output, model.get_embedding_table())
+    needed = ancestors(output.op, tf.convert_to_tensor(gradient).op)
     assert (whole.op in needed) == (output not in outputs)
     # Dense layers of intermediate size, one in each layer of the encoder.
     wide = [op for op in needed if op.type == "MatMul"
             and op.outputs[0].shape.as_list()[1] == 8
             and "/intermediate/" in op.name and "gradients" not in op.name]
     assert len(wide) == 4
-
-
-def ancestors(tensors):
-  """All operations that the tensors depend on."""
-  pending, found = [tensor.op for tensor in tensors], set()
-  while pending:
-    op = pending.pop()
-    if op not in found:
-      found.add(op)
-      pending += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-  return found
 
 
 def batch_of_lengths(lengths, width=64):

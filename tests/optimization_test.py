@@ -488,20 +488,9 @@ def test_all_gradients_are_computed_from_the_old_weights(
         rtol=1e-5)
 
 
-def ancestors(operation):
-  found, to_visit = set(), [operation]
-  while to_visit:
-    operation = to_visit.pop()
-    if operation not in found:
-      found.add(operation)
-      to_visit += [tensor.op for tensor in operation.inputs]
-      to_visit += operation.control_inputs
-  return found
-
-
 @pytest.mark.parametrize("use_resource", [True, False])
 def test_no_variable_is_overwritten_before_all_gradients_are_there(
-    graph, use_resource):
+    graph, ancestors, use_resource):
   with tf.variable_scope("", use_resource=use_resource):
     a, b = variable("a", [1.0]), variable("b", np.ones([3, 1]))
   rows = tf.IndexedSlices(
