@@ -1205,13 +1205,29 @@ def _attend(query, key, value, attention_mask, dropout_prob):
   # Scaling the queries is the same as scaling the scores, which are more.
   query *= 1.0 / math.sqrt(query.shape.as_list()[-1])
   scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
-  scores = tf.cast(scores, tf.float32)
   if attention_mask is not None:
-    hidden = 1.0 - tf.cast(tf.expand_dims(attention_mask, 1), tf.float32)
-    # [B, 1, F or 1, T] over the heads
-    scores += hidden * fused_ops.MASKED_SCORE
-  probabilities = tf.cast(tf.nn.softmax(scores), query.dtype)
-  return tf.matmul(dropout(probabilities, dropout_prob), value)
+    attention_mask = tf.expand_dims(attention_mask, 1)  # [B, 1, F or 1, T]
+  return tf.matmul(
+      _probabilities(tf.cast(scores, tf.float32), attention_mask, query.dtype,
+                     dropout_prob), value)
+
+
+def _probabilities(scores, mask, dtype, dropout_prob):
+  """dropout(softmax(scores)).
+
+  Args:
+    scores: float32 [..., T].
+    mask: number [..., T], 0 where nothing may be seen, or None; it is
+      broadcast.
+    dtype: type of the result.
+    dropout_prob: float.
+
+  Returns:
+    float [..., T].
+  """
+  if mask is not None:
+    scores += (1.0 - tf.cast(mask, tf.float32)) * fused_ops.MASKED_SCORE
+  return dropout(tf.cast(tf.nn.softmax(scores), dtype), dropout_prob)
 
 
 def transformer_model(input_tensor, attention_mask=None, hidden_size=768,
@@ -1274,7 +1290,8 @@ def _encode(matrix, layout, settings):
     outputs = []
     for index in range(start, stop):
       with tf.variable_scope("layer_%d" % index):
-        matrix = _encoder_layer(matrix, layout, settings)
+        matrix = _encoder_layer(
+            matrix, matrix, _self_attention, layout, settings)
       outputs.append(matrix)
     return outputs
 
@@ -1348,7 +1365,7 @@ class _LastLayer:
     self._settings, self._scope = settings, scope
 
   def first_tokens(self):
-    """float [B, D]: the first of each sequence."""
+    """float [B, D]: at the first of each sequence."""
     if isinstance(self._layout, _PaddedTokens):
       # As the original, op for op.
       return self._layout.first_tokens(self._layers[-1])
@@ -1367,27 +1384,27 @@ class _LastLayer:
         functools.partial(_self_attention, query_layout=layout)))
 
   def _compute(self, queries, attend):
+    """[R, D] -> [R, D]; see `_encoder_layer`."""
     with tf.variable_scope(self._scope, reuse=True), tf.variable_scope(
         "layer_%d" % (self._settings.num_layers - 1)):
       return _encoder_layer(
-          self._layers[-2], self._layout, self._settings, queries, attend)
+          self._layers[-2], queries, attend, self._layout, self._settings)
 
 
-def _encoder_layer(matrix, layout, settings, queries=None, attend=None):
+def _encoder_layer(matrix, queries, attend, layout, settings):
   """A layer's result at all tokens, or at some.
 
   Args:
     matrix: float [M, D].
-    layout: _PaddedTokens or _RealTokens.
+    queries: float [R, D], the tokens to compute: the matrix, or rows of it.
+    attend: `_self_attention` or another function of its arguments, which
+      computes what the queries see.
+    layout: _PaddedTokens or _RealTokens, of the matrix.
     settings: _EncoderSettings.
-    queries: float [R, D], the tokens to compute, rows of the matrix; or None.
-    attend: what computes what they see, called like `_self_attention`.
 
   Returns:
-    float [M, D], or [R, D].
+    float [R, D].
   """
-  if queries is None:
-    queries, attend = matrix, _self_attention
   activation = settings.activation
   product = after_activation = _dense_product(layout)
   if layout.is_fused and activation is gelu:
@@ -1580,11 +1597,10 @@ def _sum_inputs(query, offset, inputs, group, dropout_prob):
     float [B', N, D], and the sums of the probabilities, [B', N, 1].
   """
   scores = tf.matmul(query, inputs, transpose_b=True)  # [B', N, S]
-  hidden = 1.0 - tf.cast(group.attention_mask, tf.float32)  # [B', 1, S]
-  scores = (tf.cast(scores, tf.float32) + tf.cast(offset, tf.float32) +
-            hidden * fused_ops.MASKED_SCORE)
-  probabilities = dropout(
-      tf.cast(tf.nn.softmax(scores), inputs.dtype), dropout_prob)
+  # In 16 bits, a large number added to all would take digits off them.
+  scores = tf.cast(scores, tf.float32) + tf.cast(offset, tf.float32)
+  probabilities = _probabilities(
+      scores, group.attention_mask, inputs.dtype, dropout_prob)
   total = tf.reduce_sum(
       tf.cast(probabilities, tf.float32), -1, keepdims=True)
   return tf.matmul(probabilities, inputs), tf.cast(total, inputs.dtype)
