@@ -12,6 +12,8 @@ number of different shapes small.
 Dropout needs no stored mask: whether an element is kept is a hash of its index
 and of two numbers drawn for each step, which the backward pass computes again.
 
+The loss over a vocabulary is here, too, made of TensorFlow's own kernels.
+
 Arrays may be float32, bfloat16 or float16; arithmetic is float32.
 """
 
@@ -203,12 +205,12 @@ def sparse_softmax_cross_entropy(logits, labels):
 
   Args:
     logits: float32 [M, V].
-    labels: int32 [M], from 0 to V - 1.
+    labels: int32 or int64 [M], from 0 to V - 1.
 
   Returns:
     float32 [M].
   """
-  rows = tf.range(tf.shape(labels)[0])
+  rows = tf.range(tf.size(labels, out_type=labels.dtype))
   indices = tf.stack([rows, labels], axis=1)  # [M, 2]
 
   @tf.custom_gradient

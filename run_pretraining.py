@@ -230,7 +230,7 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
                        transpose_b=True)
     logits = tf.nn.bias_add(
         tf.cast(logits, tf.float32), output_bias)  # [B * P, V]
-    # The original's where everything is as there, on TPUs above all.
+    # On TPUs, which compute everything, all is as in the original.
     cross_entropy = (
         fused_ops.sparse_softmax_cross_entropy if real_predictions_only
         else tf.nn.sparse_softmax_cross_entropy_with_logits)

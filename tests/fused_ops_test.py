@@ -285,7 +285,7 @@ def test_sparse_cross_entropy_equals_tensorflows(scale):
   """Also where most probabilities are 0, and the label's may be one of them."""
   logits = scale * normal([6, 50], 1)
   likeliest = tf.argmax(logits, 1, output_type=tf.int32)
-  for labels in (tf.constant([0, 3, 3, 49, 7, 20]), likeliest):
+  for labels in (tf.constant([0, 3, 3, 49, 7, 20], tf.int64), likeliest):
     results = run([
         with_gradients(
             lambda logits, function=function, labels=labels: function(
