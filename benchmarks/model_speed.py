@@ -345,7 +345,7 @@ def main():
             statistics.mean(lengths["train"])), flush=True)
         for mode in arguments.modes:
           if (task, mode) == ("pretraining", "predict"):
-            continue  # Nobody does.
+            continue  # The script only trains and evaluates.
           lines += compare(
               arguments, contenders, model, task, mode, lengths, folder)
   print("\nMedian of %d round(s).\n\n%s" % (

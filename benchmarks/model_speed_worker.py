@@ -104,29 +104,22 @@ def squad_rows(job, tokenizer):
 
 def pretraining_rows(job, tokenizer):
   """Masked sentence pairs of a text."""
+  import tensorflow.compat.v1 as tf
+
   import create_pretraining_data
+  create_pretraining_data.FLAGS.mark_as_parsed()
   instances = create_pretraining_data.create_training_instances(
       [job["source"]], tokenizer, job["seq_length"], 1, SHORT_SEQ_PROB,
       MASKED_LM_PROB, MAX_PREDICTIONS_PER_SEQ, random.Random(12345), False)
-
-  def padded(values, length):
-    return list(values) + [0] * (length - len(values))
-
+  path = os.path.join(job["folder"], "instances.tf_record")
+  create_pretraining_data.write_instance_to_example_files(
+      instances, tokenizer, job["seq_length"], MAX_PREDICTIONS_PER_SEQ, [path])
   rows = []
-  for instance in instances:
-    ids, segments, mask = [
-        padded(values, job["seq_length"]) for values in (
-            tokenizer.convert_tokens_to_ids(instance.tokens),
-            instance.segment_ids, [1] * len(instance.tokens))]
-    masked_ids, positions, weights = [
-        padded(values, MAX_PREDICTIONS_PER_SEQ) for values in (
-            tokenizer.convert_tokens_to_ids(instance.masked_lm_labels),
-            instance.masked_lm_positions,
-            [1] * len(instance.masked_lm_positions))]
-    rows.append({"input_ids": ids, "segment_ids": segments, "input_mask": mask,
-                 "masked_lm_ids": masked_ids, "masked_lm_weights": weights,
-                 "masked_lm_positions": positions,
-                 "next_sentence_labels": [int(instance.is_random_next)]})
+  for record in tf.io.tf_record_iterator(path):
+    features = tf.train.Example.FromString(record).features.feature
+    rows.append({
+        name: list(feature.int64_list.value or feature.float_list.value)
+        for name, feature in features.items()})
   return rows
 
 
@@ -164,9 +157,9 @@ def write_rows(job, name, rows):
   path = os.path.join(job["folder"], job["task"] + "." + name)
   with input_pipeline.atomic_record_writer(path + ".tf_record") as writer:
     for row in rows:
-      floats = {name: row[name] for name in row if name.endswith("weights")}
+      floats = {key: row[key] for key in row if isinstance(row[key][0], float)}
       writer.write(input_pipeline.serialize_example(
-          {name: row[name] for name in row if name not in floats}, floats))
+          {key: row[key] for key in row if key not in floats}, floats))
   lengths = [sum(row["input_mask"]) for row in rows]
   with open(path + ".json", "w") as writer:
     json.dump([{"input_ids": row["input_ids"][:length],
