@@ -156,7 +156,7 @@ def define_training_flags():
       "gradient_checkpointing",
       "Keep only each layer's input and compute the layer again for the "
       "gradients: a fraction of the memory, a third more time, the same "
-      "result. =N keeps the input of every Nth layer.")
+      "result. =N keeps the input of every Nth layer and of the last.")
   DEFINE_float("learning_rate", 5e-5, "Peak of the learning rate.")
   DEFINE_enum(
       "optimizer", "adamw", ["adamw", "lamb", "adafactor"],
