@@ -16,6 +16,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import compiled_functions
 import input_pipeline
 import modeling
 import session_estimator
@@ -106,6 +107,12 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
     ValueError: `use_tpu` where there is no TPUEstimator.
   """
   check_use_tpu(use_tpu)
+  session_config = None
+  if not use_tpu:
+    session_config = _session_config(
+        use_xla, intra_op_threads, inter_op_threads)
+    if not use_xla:  # Which compiles everything.
+      compiled_functions.enable_on_gpu(session_config)
   batch_sizes = {"train_batch_size": train_batch_size,
                  "eval_batch_size": eval_batch_size,
                  "predict_batch_size": predict_batch_size}
@@ -113,8 +120,7 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       "model_dir": output_dir, "master": master, "tf_random_seed": seed,
       "save_checkpoints_steps": save_checkpoints_steps,
       "keep_checkpoint_max": keep_checkpoint_max,
-      "session_config": None if use_tpu else _session_config(
-          use_xla, intra_op_threads, inter_op_threads)}
+      "session_config": session_config}
   if not HAS_TPU_ESTIMATOR:
     return session_estimator.Estimator(
         model_fn, session_estimator.RunConfig(**settings), **batch_sizes)

@@ -19,30 +19,15 @@ Arrays may be float32, bfloat16 or float16; arithmetic is float32.
 
 import contextlib
 import functools
-import inspect
 import math
 
 import tensorflow.compat.v1 as tf
 
+import compiled_functions
 import onednn_ops
 
 # Added to the attention scores of masked positions, before the softmax.
 MASKED_SCORE = -10000.0
-
-# Whether this TensorFlow compiles single functions; those before 2.5 do not.
-_CAN_COMPILE = "jit_compile" in inspect.signature(tf.function).parameters
-
-
-def is_available():
-  """Whether this TensorFlow, device and place in the graph can compile.
-
-  On GPU, XLA needs libraries that are often not installed. Inside a loop or a
-  compiled part, a function is compiled with the rest or not at all.
-  """
-  return (_CAN_COMPILE and tf.test.is_built_with_xla()
-          and not tf.executing_eagerly()
-          and tf.get_default_graph()._get_control_flow_context() is None
-          and not tf.config.experimental.list_physical_devices("GPU"))
 
 
 def affine(matrix, kernel, bias):
@@ -127,7 +112,7 @@ def dropout_add_norm(branch, residual, gamma, beta, rate, epsilon):
     def gradients(gradient):
       d_branch, d_sum, by_gamma = _dropout_add_norm_gradient(rate)(
           gradient, normal, scale, gamma, seed)
-      return d_branch, d_sum, _column_sums(by_gamma), _column_sums(gradient)
+      return d_branch, d_sum, _summed(by_gamma), _column_sums(gradient)
 
     return output, gradients
 
@@ -145,7 +130,7 @@ def norm_dropout(x, gamma, beta, rate, epsilon):
     def gradients(gradient):
       d_x, by_gamma, by_beta = _norm_dropout_gradient(rate)(
           gradient, normal, scale, gamma, seed)
-      return d_x, _column_sums(by_gamma), _column_sums(by_beta)
+      return d_x, _summed(by_gamma), _summed(by_beta)
 
     return output, gradients
 
@@ -175,8 +160,12 @@ def attention(query, key, value, query_mask, key_mask, rate):
   @tf.custom_gradient
   def compute(query, key, value):
     seed = draw_seed(rate)
-    probabilities = attention_probabilities(query, key, key_mask)
-    dropped = _mask_dropout(rate)(probabilities, query_mask, seed)
+    if compiled_functions.has_gpu():
+      probabilities, dropped = _softmax_dropout(score_scale, rate)(
+          tf.matmul(query, key, transpose_b=True), key_mask, query_mask, seed)
+    else:
+      probabilities = attention_probabilities(query, key, key_mask)
+      dropped = _mask_dropout(rate)(probabilities, query_mask, seed)
     kept = dropped if _is_kept(query.dtype) else None
 
     def gradients(gradient):
@@ -240,13 +229,18 @@ def attention_probabilities(query, key, key_mask):
     float [B, N, F, T].
   """
   scale, dtype = _score_scale(query), query.dtype
-  hidden = (1.0 - tf.cast(key_mask, tf.float32)) * MASKED_SCORE
-  hidden = hidden[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
+  hidden = _key_scores(key_mask)
   if onednn_ops.are_available() and dtype in onednn_ops.DTYPES:
     return tf.nn.softmax(onednn_ops.scores(
         query, key, scale, tf.cast(hidden, dtype)))
   scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
   return tf.cast(tf.nn.softmax(scores * scale + hidden), dtype)
+
+
+def _key_scores(key_mask):
+  """int [B, T] -> float32 [B, 1, 1, T], to be added to attention scores."""
+  hidden = (1.0 - tf.cast(key_mask, tf.float32)) * MASKED_SCORE
+  return hidden[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, T]
 
 
 def _score_scale(query):
@@ -257,27 +251,22 @@ def _is_kept(dtype):
   """Whether to keep what the backward pass could compute again.
 
   With 16 bits it costs little memory, and all else is so fast that computing
-  it again would show. What is computed twice already is kept for a moment only.
+  it again would show; so it would on a GPU. What is computed twice already is
+  kept for a moment only.
   """
-  return dtype.size < 4 or are_seeds_kept()
+  return dtype.size < 4 or are_seeds_kept() or compiled_functions.has_gpu()
 
 
 # Pieces. Each is traced once and compiled for each shape it meets.
 
 
-def _compiled(function):
-  if not _CAN_COMPILE:
-    return function
-  return tf.function(function, jit_compile=True, autograph=False)
-
-
-@_compiled
+@compiled_functions.compiled
 def _gelu(pre):
   x = _float32(pre)
   return _rounded(0.5 * x * (1.0 + _gelu_tanh(x)), pre.dtype)
 
 
-@_compiled
+@compiled_functions.compiled
 def _gelu_gradient(pre, gradient):
   x = _float32(pre)
   tanh = _gelu_tanh(x)
@@ -293,7 +282,7 @@ def _gelu_tanh(x):
 @functools.lru_cache(maxsize=None)
 def _dropout_add_norm(rate, epsilon):
 
-  @_compiled
+  @compiled_functions.compiled
   def forward(branch, residual, gamma, beta, seed):
     total = _float32(residual) + _dropout(_float32(branch), rate, seed)
     normal, scale = _normalize(total, epsilon)
@@ -306,13 +295,14 @@ def _dropout_add_norm(rate, epsilon):
 @functools.lru_cache(maxsize=None)
 def _dropout_add_norm_gradient(rate):
 
-  @_compiled
+  @compiled_functions.compiled
   def backward(gradient, normal, scale, gamma, seed):
     d_total, by_gamma = _normalize_gradient(
         _float32(gradient), _float32(normal), scale, gamma)
     d_branch = _dropout(d_total, rate, seed)
-    return [_rounded(value, gradient.dtype)
-            for value in (d_branch, d_total, by_gamma)]
+    return (_rounded(d_branch, gradient.dtype),
+            _rounded(d_total, gradient.dtype),
+            _to_sum(by_gamma, gradient.dtype))
 
   return backward
 
@@ -320,7 +310,7 @@ def _dropout_add_norm_gradient(rate):
 @functools.lru_cache(maxsize=None)
 def _norm_dropout(rate, epsilon):
 
-  @_compiled
+  @compiled_functions.compiled
   def forward(x, gamma, beta, seed):
     normal, scale = _normalize(_float32(x), epsilon)
     output = _dropout(normal * gamma + beta, rate, seed)
@@ -332,13 +322,14 @@ def _norm_dropout(rate, epsilon):
 @functools.lru_cache(maxsize=None)
 def _norm_dropout_gradient(rate):
 
-  @_compiled
+  @compiled_functions.compiled
   def backward(gradient, normal, scale, gamma, seed):
     by_beta = _dropout(_float32(gradient), rate, seed)
     d_x, by_gamma = _normalize_gradient(
         by_beta, _float32(normal), scale, gamma)
-    return [_rounded(value, gradient.dtype)
-            for value in (d_x, by_gamma, by_beta)]
+    return (_rounded(d_x, gradient.dtype),
+            _to_sum(by_gamma, gradient.dtype),
+            _to_sum(by_beta, gradient.dtype))
 
   return backward
 
@@ -363,8 +354,10 @@ def _normalize_gradient(gradient, normal, scale, gamma):
 def _row_means(matrix):
   """[M, D] -> [M, 1], adding halves of rows while those are long.
 
-  XLA adds up a row one number after the other, halves many at a time.
+  XLA adds up a row one number after the other on a CPU, halves many at a time.
   """
+  if compiled_functions.has_gpu():
+    return tf.reduce_mean(matrix, -1, keepdims=True)
   depth = width = matrix.shape.as_list()[1]
   while width > 16 and width % 2 == 0:
     width //= 2
@@ -375,7 +368,7 @@ def _row_means(matrix):
 @functools.lru_cache(maxsize=None)
 def _mask_dropout(rate):
 
-  @_compiled
+  @compiled_functions.compiled
   def forward(probabilities, query_mask, seed):
     p = _masked(probabilities, query_mask)
     return _rounded(_dropout(p, rate, seed), probabilities.dtype)
@@ -384,9 +377,22 @@ def _mask_dropout(rate):
 
 
 @functools.lru_cache(maxsize=None)
+def _softmax_dropout(score_scale, rate):
+  """Both the probabilities and what dropout and the queries' mask leave."""
+
+  @compiled_functions.compiled
+  def forward(scores, key_mask, query_mask, seed):
+    p = tf.nn.softmax(_float32(scores) * score_scale + _key_scores(key_mask))
+    dropped = _dropout(_masked(p, query_mask), rate, seed)
+    return _rounded(p, scores.dtype), _rounded(dropped, scores.dtype)
+
+  return forward
+
+
+@functools.lru_cache(maxsize=None)
 def _softmax_dropout_gradient(score_scale, rate):
 
-  @_compiled
+  @compiled_functions.compiled
   def backward(gradient, probabilities, query_mask, seed):
     p = _masked(probabilities, query_mask)
     product = p * _dropout(_float32(gradient), rate, seed)
@@ -503,6 +509,24 @@ def _kernel_gradient(matrix, gradient):
 
 
 def _column_sums(matrix):
-  """[M, D] -> float32 [D]: as a product, the fastest way to sum rows."""
+  """[M, D] -> float32 [D]."""
+  if compiled_functions.has_gpu():
+    return tf.reduce_sum(_float32(matrix), 0)
+  # As a product, the fastest way to sum rows on a CPU.
   ones = tf.ones([1, tf.shape(matrix)[0]], matrix.dtype)
   return tf.cast(tf.matmul(ones, matrix)[0], tf.float32)
+
+
+# For a GPU a piece returns sums of columns, else matrices for `_column_sums`.
+
+
+def _to_sum(matrix, dtype):
+  """What a piece returns of a float32 [M, D] whose columns are to be summed."""
+  if compiled_functions.has_gpu():
+    return tf.reduce_sum(matrix, 0)
+  return _rounded(matrix, dtype)
+
+
+def _summed(returned):
+  """What a piece returned by `_to_sum` -> float32 [D]."""
+  return returned if returned.shape.ndims == 1 else _column_sums(returned)

@@ -31,6 +31,7 @@ import re
 
 import tensorflow.compat.v1 as tf
 
+import compiled_functions
 import fused_ops
 import onednn_ops
 
@@ -183,7 +184,7 @@ class BertModel:
     if token_type_ids is None:
       token_type_ids = tf.zeros(shape, tf.int32)
     is_fused = (is_training and config.hidden_size >= MIN_FUSED_WIDTH and
-                fused_ops.is_available())
+                compiled_functions.are_available())
     uses_onednn = (inference_kernels and not is_training and
                    compute_dtype in onednn_ops.DTYPES and
                    onednn_ops.are_available())
@@ -421,7 +422,7 @@ class _RealTokens:
     self.longest = [
         tf.reduce_max(tf.gather(lengths, group)) for group in members]
     if self.is_fused:
-      self.longest = [tf.minimum(_round_up(longest, _LENGTH_UNIT), self.length)
+      self.longest = [tf.minimum(_rounded_length(longest), self.length)
                       for longest in self.longest]
     # Each sequence's place among the groups'.
     self._rank = tf.math.invert_permutation(tf.concat(members, 0))  # [B]
@@ -500,8 +501,12 @@ _MAX_GROUPS = 8
 
 
 def _number_of_groups(batch_size, length):
-  """Groups to compute attention in; 1 where the sizes are unknown."""
-  if not (isinstance(batch_size, int) and isinstance(length, int)):
+  """Groups to compute attention in; 1 where the sizes are unknown.
+
+  And on a GPU, which would have to start so many more kernels.
+  """
+  if (compiled_functions.has_gpu() or
+      not (isinstance(batch_size, int) and isinstance(length, int))):
     return 1
   members = max(1, _GROUP_SCORES // length ** 2)
   return min(-(-batch_size // members), _MAX_GROUPS)
@@ -514,19 +519,34 @@ def _split_evenly(vector, num_parts):
   return [vector[start:stop] for start, stop in zip(bounds, bounds[1:])]
 
 
-# With `fused_ops`, attention's length is a multiple of this.
+# With `fused_ops`, attention's length on a CPU is a multiple of this.
 _LENGTH_UNIT = 16
+
+
+def _rounded_length(length):
+  """An int scalar, rounded up to one of few values."""
+  if compiled_functions.has_gpu():
+    return _round_up(length, _power_of_two_below(length, 4))
+  return _round_up(length, _LENGTH_UNIT)
 
 
 def _round_up(number, unit):
   return -(-number // unit) * unit
 
 
+def _power_of_two_below(number, share):
+  """The largest that is at most number / share, or 1; int scalar tensors."""
+  quotient = tf.maximum(tf.cast(number, tf.float32) / share, 1.0)
+  return tf.bitwise.left_shift(
+      1, tf.cast(tf.math.log(quotient) / math.log(2.0), tf.int32))
+
+
 def _add_rows(has_row, is_allowed):
   """Adds padding to the rows computed, for their number to take few values.
 
   That is a multiple of a power of two which is at most a sixteenth of it, so
-  less than a sixteenth more than before (or all allowed ones, if fewer).
+  less than a sixteenth more than before (or all allowed ones, if fewer). A
+  quarter on a GPU, where compiling takes longer and rows take less.
 
   Args:
     has_row: bool [B, T], which positions are computed already.
@@ -536,9 +556,8 @@ def _add_rows(has_row, is_allowed):
     bool [B, T].
   """
   num_rows = tf.reduce_sum(tf.cast(has_row, tf.int32))
-  unit = tf.bitwise.left_shift(1, tf.cast(
-      tf.math.log(tf.maximum(tf.cast(num_rows, tf.float32) / 16.0, 1.0))
-      / math.log(2.0), tf.int32))
+  unit = _power_of_two_below(
+      num_rows, 4.0 if compiled_functions.has_gpu() else 16.0)
   wanted = _round_up(num_rows, unit) - num_rows
   is_spare = tf.logical_and(tf.logical_not(has_row), is_allowed)
   rank = tf.cumsum(tf.reshape(tf.cast(is_spare, tf.int32), [-1]))

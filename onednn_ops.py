@@ -14,6 +14,8 @@ Letters in shapes are those of `modeling.py`.
 
 import tensorflow.compat.v1 as tf
 
+import compiled_functions
+
 # Types the kernels are there for.
 DTYPES = (tf.float32, tf.bfloat16)
 
@@ -40,7 +42,7 @@ def are_available():
   graph = tf.get_default_graph()
   if graph.building_function or graph._get_control_flow_context() is not None:
     return False
-  if tf.config.experimental.list_physical_devices("GPU"):
+  if compiled_functions.has_gpu():
     return False
   return all(kernels.get_registered_kernels_for_op(name).kernel for name in
              ("_FusedMatMul", "_MklFusedBatchMatMulV2", "_MklLayerNorm"))

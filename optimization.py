@@ -13,11 +13,12 @@ appendix A.2). The others are LAMB, for batches of thousands, and Adafactor,
 whose state takes next to no memory.
 """
 
-import inspect
 import math
 import re
 
 import tensorflow.compat.v1 as tf
+
+import compiled_functions
 
 # Graph collection that holds the learning rate of each train op.
 LEARNING_RATE_COLLECTION = "learning_rate"
@@ -27,8 +28,6 @@ _WEIGHT_DECAY_RATE = 0.01
 _NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")
 # Number of elements from which on compiling the update of a variable pays.
 _MIN_COMPILED_SIZE = 1 << 16
-# Whether this TensorFlow compiles single functions; those before 2.5 do not.
-_CAN_COMPILE = "jit_compile" in inspect.signature(tf.function).parameters
 
 
 def learning_rate(init_lr, num_train_steps, num_warmup_steps, global_step=None):
@@ -132,7 +131,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
     updater = tf.tpu.CrossShardOptimizer(
         _make_optimizer(optimizer, settings))
   else:
-    norm = tf.linalg.global_norm(gradients)
+    norm = _global_norm(gradients)
     if scale:
       gradient_scale = _clipping_factor(
           norm / scale.value, _CLIP_NORM) / scale.value
@@ -324,6 +323,19 @@ class LossScale:
                     self._good_steps.assign(good_steps))
 
 
+def _global_norm(gradients):
+  """`tf.linalg.global_norm`; on a GPU, one operation for dense gradients."""
+  dense = [gradient for gradient in gradients
+           if gradient is not None
+           and not isinstance(gradient, tf.IndexedSlices)]
+  if (dense and compiled_functions.has_gpu()
+      and compiled_functions.are_available()):
+    norm = compiled_functions.compiled(tf.linalg.global_norm)(dense)
+    gradients = [norm] + [gradient for gradient in gradients
+                          if isinstance(gradient, tf.IndexedSlices)]
+  return tf.linalg.global_norm(gradients)
+
+
 def _clipping_factor(norm, clip_norm):
   """What to multiply gradients of that norm by, as `tf.clip_by_global_norm`.
 
@@ -368,21 +380,16 @@ class _Optimizer(tf.train.Optimizer):
     pairs = [(gradient, param) for gradient, param in grads_and_vars
              if gradient is not None and param is not None]
     slots = [self._create_slots(param) for _, param in pairs]
-    compiled_step = _CAN_COMPILE and tf.function(
-        self._step, jit_compile=True, autograph=False)
-    updates = []
     # A gradient may be computed from other weights than its own. None of them
     # may change before all the gradients are there. One operation that waits
     # for them saves thousands the waiting, and the graph most of its size.
     ready = tf.group(*[gradient for gradient, _ in pairs])
     with tf.control_dependencies([ready]):
       scalars = self._scalars(global_step)
-      for (gradient, param), state in zip(pairs, slots):
-        step = compiled_step if _is_compilable(param) else self._step
-        excluded = self._is_excluded(self._get_variable_name(param.name))
-        updates.append(step(
-            param, state, _to_dense(gradient, param), scalars,
-            self.gradient_scale, excluded))
+      steps = [(param, state, _to_dense(gradient, param),
+                self._is_excluded(self._get_variable_name(param.name)))
+               for (gradient, param), state in zip(pairs, slots)]
+      updates = self._build_steps(steps, scalars)
     return tf.group(*updates, name=name)
 
   def variables(self):
@@ -428,29 +435,63 @@ class _Optimizer(tf.train.Optimizer):
     self._created_slots += slots
     return slots
 
-  def _step(self, param, slots, gradient, scalars, scale, excluded):
-    """Does a step on a weight and its state.
+  def _build_steps(self, steps, scalars):
+    """Builds steps on weights, compiled where that pays.
+
+    A weight matrix is too large for the caches, so on a CPU its step takes as
+    long as the passes over memory, and XLA needs a third of those of separate
+    kernels, and works in place. On a GPU that has to start as few kernels as
+    possible, all the steps are one operation. Inside a loop or a compiled part,
+    they are compiled with the rest or not at all.
 
     Args:
-      param: variable.
-      slots: list of its slots, variables.
-      gradient: tensor of its shape.
+      steps: list of (variable, list of its slots, gradient, whether the weight
+        is excluded from the decay).
       scalars: list of tensors, from `_scalars`.
-      scale: scalar that multiplies the gradient, or None.
-      excluded: bool, whether the weight is one of those not to decay.
 
     Returns:
-      A tensor that is there when the step is done; its value has no meaning.
+      list of tensors, as from `_do_steps`.
     """
-    gradient = tf.cast(gradient, tf.float32)
-    if scale is not None:
-      gradient *= scale
-    new, new_slots = self._update(
-        tf.convert_to_tensor(param),
-        [tf.convert_to_tensor(slot) for slot in slots], gradient, scalars,
-        excluded)
-    assignments = [slot.assign(value) for slot, value in zip(slots, new_slots)]
-    assignments.append(param.assign(new))
+    is_gpu = compiled_functions.has_gpu()
+    groups = [steps] if is_gpu else [[step] for step in steps]
+    do_compiled = compiled_functions.compiled(self._do_steps)
+    updates = []
+    for group in groups:
+      is_compiled = compiled_functions.are_available() and all(
+          _is_resource(param) and (
+              is_gpu or param.shape.num_elements() >= _MIN_COMPILED_SIZE)
+          for param, *_ in group)
+      do = do_compiled if is_compiled else self._do_steps
+      updates.append(do(*map(list, zip(*group)), scalars, self.gradient_scale))
+    return updates
+
+  def _do_steps(self, params, slots, gradients, excluded, scalars, scale):
+    """Does a step on weights and their state.
+
+    Args:
+      params: list of variables.
+      slots: list of lists of their slots, variables.
+      gradients: list of tensors of their shapes.
+      excluded: list of bool, whether a weight is one of those not to decay.
+      scalars: list of tensors, from `_scalars`.
+      scale: scalar that multiplies the gradients, or None.
+
+    Returns:
+      A tensor that is there when the steps are done; its value has no meaning.
+    """
+    assignments = []
+    for param, state, gradient, is_excluded in zip(
+        params, slots, gradients, excluded):
+      gradient = tf.cast(gradient, tf.float32)
+      if scale is not None:
+        gradient *= scale
+      new, new_state = self._update(
+          tf.convert_to_tensor(param),
+          [tf.convert_to_tensor(slot) for slot in state], gradient, scalars,
+          is_excluded)
+      assignments += [
+          slot.assign(value) for slot, value in zip(state, new_state)]
+      assignments.append(param.assign(new))
     with tf.control_dependencies(assignments):
       return tf.identity(scalars[0])
 
@@ -683,19 +724,3 @@ def _to_dense(gradient, param):
 
 def _is_resource(variable):
   return hasattr(variable, "handle")
-
-
-def _is_compilable(variable):
-  """Tells whether to compile the update of a variable by itself.
-
-  A weight matrix is too large for the caches, so its update takes as long as
-  the passes over memory. On CPU, XLA needs a third of those of separate
-  kernels, and works in place. On GPU it needs libraries that are often not
-  installed. Inside a loop or a compiled part, the update is compiled with the
-  rest or not at all.
-  """
-  return (_CAN_COMPILE and tf.test.is_built_with_xla()
-          and _is_resource(variable)
-          and variable.shape.num_elements() >= _MIN_COMPILED_SIZE
-          and tf.get_default_graph()._get_control_flow_context() is None
-          and not tf.config.experimental.list_physical_devices("GPU"))

@@ -9,7 +9,9 @@ are skipped, with a message, where it is absent:
 
 `graph` and `seeded_graph` keep one test's graph from another's; `compiler` and
 `tensorflow_2` skip tests of what an old TensorFlow cannot do. `ancestors` walks
-a graph.
+a graph. With `as_on_gpu`, graphs are those made for a GPU, wherever they run.
+
+Where there is a GPU, functions are compiled for it.
 """
 
 import os
@@ -45,6 +47,31 @@ def compiler():
 def tensorflow_2():
   if _tensorflow_version() < (2, 0):
     pytest.skip("TensorFlow 1 has nothing of the kind.")
+
+
+def pytest_configure(config):
+  """Does for a GPU what the scripts do before they make a graph."""
+  del config  # Part of the interface.
+  if os.path.exists("/proc/driver/nvidia"):
+    import compiled_functions
+    compiled_functions.enable_on_gpu()
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch, compiler):
+  import compiled_functions
+  import fused_ops
+
+  def forget_pieces():
+    for value in vars(fused_ops).values():
+      if hasattr(value, "cache_clear"):
+        value.cache_clear()
+
+  monkeypatch.setattr(compiled_functions, "has_gpu", lambda: True)
+  monkeypatch.setattr(compiled_functions, "_works_on_gpu", True)
+  forget_pieces()
+  yield
+  forget_pieces()
 
 
 @pytest.fixture

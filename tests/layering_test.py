@@ -18,12 +18,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What each module may import from the project.
 ALLOWED_IMPORTS = {
     "__init__": set(),
-    "modeling": {"fused_ops", "onednn_ops"},
+    "modeling": {"compiled_functions", "fused_ops", "onednn_ops"},
     # Compiled chains of elementwise operations, for the model in training.
-    "fused_ops": {"onednn_ops"},
-    "onednn_ops": set(),
+    "fused_ops": {"compiled_functions", "onednn_ops"},
+    "onednn_ops": {"compiled_functions"},
+    "compiled_functions": set(),
     "tokenization": set(),
-    "optimization": set(),
+    "optimization": {"compiled_functions"},
     "input_pipeline": set(),
     "common_flags": set(),
     # Questions and answers as text and logits, for run_squad and predictor.
@@ -33,7 +34,9 @@ ALLOWED_IMPORTS = {
     # Estimator made of sessions, where TensorFlow has none.
     "session_estimator": set(),
     # input_pipeline for its safe way of writing a file.
-    "estimators": {"modeling", "input_pipeline", "session_estimator"},
+    "estimators": {
+        "modeling", "input_pipeline", "session_estimator",
+        "compiled_functions"},
     "create_pretraining_data": {
         "tokenization", "input_pipeline", "common_flags"},
     "run_pretraining": {

@@ -24,6 +24,22 @@ TOKEN_TYPE_IDS = [[0, 0, 0, 1, 1], [0, 1, 0, 0, 0], [0, 1, 2, 0, 0]]
 pytestmark = pytest.mark.usefixtures("seeded_graph")
 
 
+@pytest.fixture
+def fused(request, monkeypatch):
+  """Whether training uses `fused_ops`, a parameter of the test.
+
+  "in groups": with attention in groups of one sequence each; "on a GPU": as on
+  a GPU.
+  """
+  form = request.param
+  monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1 if form else 1 << 30)
+  if form == "in groups":
+    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
+  if form == "on a GPU":
+    request.getfixturevalue("as_on_gpu")
+  return bool(form)
+
+
 def create_config(**changes):
   return modeling.BertConfig(**dict(CONFIG, **changes))
 
@@ -385,13 +401,10 @@ def test_computing_real_tokens_only_changes_nothing_but_padding(mask, one_hot):
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 @pytest.mark.parametrize("one_hot", [False, True])
-@pytest.mark.parametrize("fused", [False, True, "in groups"])
+@pytest.mark.parametrize(
+    "fused", [False, True, "in groups", "on a GPU"], indirect=True)
 def test_gradients_of_real_tokens_are_the_same_in_both_forms(
-    monkeypatch, mask, one_hot, fused):
-  if fused:
-    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
-  if fused == "in groups":
-    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)  # Of one sequence each.
+    mask, one_hot, fused):
   padded, real, mask = build_both_forms(
       mask, one_hot, is_training=fused, config=create_config(
           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
@@ -432,16 +445,14 @@ def test_probabilities_are_dropped_alike_in_both_forms(monkeypatch):
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
-@pytest.mark.parametrize("form", ["padded", "real", "fused", "in groups"])
-def test_the_last_layer_at_some_positions(monkeypatch, mask, form):
-  if form in ("fused", "in groups"):
-    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
-  if form == "in groups":
-    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
+@pytest.mark.parametrize("real,fused", [
+    (False, False), (True, False), (True, True), (True, "in groups"),
+    (True, "on a GPU")], indirect=["fused"])
+def test_the_last_layer_at_some_positions(mask, real, fused):
   model = create_model(
       create_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
       is_training=True, input_mask=mask, scope="bert",
-      real_tokens_only=form != "padded")
+      real_tokens_only=real)
   positions = np.array([[1, 4, 0, 2], [3, 0, 0, 0], [0, 2, 1, 0]])
   is_needed = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
   sequences = np.arange(3)[:, None]
@@ -460,7 +471,7 @@ def test_the_last_layer_at_some_positions(monkeypatch, mask, form):
                for loss in losses]
   whole, chosen, (expected, actual) = evaluate([whole, chosen, gradients])
   wanted = whole[sequences, positions]
-  if form != "padded":
+  if real:
     wanted *= is_needed_there[:, :, None]
   np.testing.assert_allclose(chosen, wanted, rtol=0, atol=2e-6)
   assert np.abs(chosen).max() > 0.1
@@ -604,11 +615,9 @@ def test_groups_do_similar_amounts_of_work(batch_size, length, groups):
   assert len(modeling._RealTokens(mask, False).groups) == 1
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_sequence_that_starts_with_padding_pools_nothing(monkeypatch, fused):
-  if fused:
-    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
-    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
+@pytest.mark.parametrize(
+    "fused", [False, "in groups", "on a GPU"], indirect=True)
+def test_a_sequence_that_starts_with_padding_pools_nothing(fused):
   model = create_model(
       create_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
       is_training=fused,
@@ -625,9 +634,8 @@ def test_a_sequence_that_starts_with_padding_pools_nothing(monkeypatch, fused):
 
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
 @pytest.mark.parametrize("real", [False, True])
-@pytest.mark.parametrize("fused", [False, True])
-def test_mixed_precision_only_rounds(monkeypatch, dtype, real, fused):
-  monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1 if fused else 1 << 30)
+@pytest.mark.parametrize("fused", [False, True, "on a GPU"], indirect=True)
+def test_mixed_precision_only_rounds(dtype, real, fused):
   config = create_config(hidden_dropout_prob=0.0,
                          attention_probs_dropout_prob=0.0)
   found = []
@@ -665,12 +673,10 @@ def test_dropout_of_low_precision_has_the_right_share(dtype):
 
 
 @pytest.mark.parametrize("num_real_sequences", [0, 1])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "fused", [False, "in groups", "on a GPU"], indirect=True)
 def test_sequences_without_tokens_give_finite_numbers(
-    monkeypatch, num_real_sequences, fused):
-  if fused:
-    monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
-    monkeypatch.setattr(modeling, "_GROUP_SCORES", 1)
+    num_real_sequences, fused):
   mask = [[1, 1, 0, 0, 0]] * num_real_sequences
   mask += [[0] * 5] * (3 - num_real_sequences)
   padded, real, mask = build_both_forms(

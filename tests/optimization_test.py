@@ -14,11 +14,16 @@ GOLDENS = os.path.join(os.path.dirname(__file__), "goldens")
 pytestmark = pytest.mark.usefixtures("graph")
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "compiled"])
-def both_updates(request, monkeypatch):
-  """Runs a test with small variables in the way of the large ones, too."""
-  if request.param:
+@pytest.fixture(params=["plain", "compiled", "together"])
+def each_update(request, monkeypatch):
+  """Runs a test with small variables in the way of the large ones, too.
+
+  And in that of a GPU.
+  """
+  if request.param == "compiled":
     monkeypatch.setattr(optimization, "_MIN_COMPILED_SIZE", 0)
+  elif request.param == "together":
+    request.getfixturevalue("as_on_gpu")
 
 
 def variable(name, value, **kwargs):
@@ -81,7 +86,7 @@ def test_training_for_no_steps_is_refused(num_train_steps):
 # The optimizer.
 
 
-def test_first_step_with_and_without_decay_is_as_computed_by_hand(both_updates):
+def test_first_step_with_and_without_decay_is_as_computed_by_hand(each_update):
   # m = 0.1 * 0.5, v = 0.001 * 0.25, so m / (sqrt(v) + 1e-6) = 3.16208.
   kernel, bias = variable("kernel", [2.0]), variable("bias", [2.0])
   gradient = tf.constant([0.5])
@@ -100,7 +105,7 @@ def test_first_step_with_and_without_decay_is_as_computed_by_hand(both_updates):
 
 
 @pytest.mark.parametrize("use_resource", [True, False])
-def test_steps_equal_plain_adam_to_float32_rounding(both_updates, use_resource):
+def test_steps_equal_plain_adam_to_float32_rounding(each_update, use_resource):
   random = np.random.RandomState(0)
   p = random.normal(size=[37, 11]).astype(np.float32)
   weight = variable("w", p, use_resource=use_resource)
@@ -125,7 +130,7 @@ def test_steps_equal_plain_adam_to_float32_rounding(both_updates, use_resource):
   np.testing.assert_allclose(values["w"], p, rtol=0, atol=2e-6)
 
 
-def test_small_decay_is_not_lost_in_rounding(both_updates):
+def test_small_decay_is_not_lost_in_rounding(each_update):
   # A thousandth of the spacing of float32 numbers is taken off in each step;
   # it must still count in the sum with the rest of the update.
   weight = variable("w", [1.0])
@@ -139,7 +144,7 @@ def test_small_decay_is_not_lost_in_rounding(both_updates):
 
 
 def test_rows_of_an_embedding_gradient_are_added_and_all_rows_decay(
-    both_updates):
+    each_update):
   table = np.arange(12, dtype=np.float32).reshape([4, 3])
   rows = tf.placeholder(tf.float32, [None, 3])
   indices = tf.placeholder(tf.int32, [None])
@@ -162,7 +167,7 @@ def test_rows_of_an_embedding_gradient_are_added_and_all_rows_decay(
   assert np.all(values["a"][1:] != table[1:])
 
 
-def test_minimum_is_found(both_updates):
+def test_minimum_is_found(each_update):
   weight = variable("w", [0.1, -0.2, -0.1])
   loss = tf.reduce_mean(tf.square(tf.constant([0.4, 0.2, -0.5]) - weight))
   gradients = tf.gradients(loss, [weight])
@@ -252,7 +257,7 @@ def random_steps(shape, num_steps=5):
 
 @pytest.mark.parametrize("use_resource", [True, False])
 @pytest.mark.parametrize("decay_rate", [0.0, 0.1])
-def test_lamb_equals_its_algorithm(both_updates, use_resource, decay_rate):
+def test_lamb_equals_its_algorithm(each_update, use_resource, decay_rate):
   start, gradients = random_steps([7, 3])
   results = stepped(optimization.LambOptimizer(
       0.01, decay_rate, exclude_from_weight_decay=["bias"]), start, gradients,
@@ -304,7 +309,7 @@ def adafactor_steps(start, gradients, rate, decay_rate):
 
 @pytest.mark.parametrize("use_resource", [True, False])
 @pytest.mark.parametrize("shape", [[7, 3], [5], [2, 3, 4]])
-def test_adafactor_equals_its_algorithm(both_updates, use_resource, shape):
+def test_adafactor_equals_its_algorithm(each_update, use_resource, shape):
   start, gradients = random_steps(shape)
   gradients[3] *= 20.0  # An update to be clipped.
   results = stepped(optimization.AdafactorOptimizer(
@@ -324,7 +329,7 @@ def test_adafactor_equals_its_algorithm(both_updates, use_resource, shape):
             values["%s/adafactor_%s" % (name, slot)], value, rtol=2e-6)
 
 
-def test_adafactor_takes_small_and_missing_gradients(both_updates):
+def test_adafactor_takes_small_and_missing_gradients(each_update):
   # Squares of 1e-18, whose products float32 does not hold; a row without any.
   gradient = np.full([3, 2], 1e-9, np.float32)
   gradient[1] = 0.0
@@ -360,7 +365,7 @@ def test_each_optimizer_keeps_its_slots(name, use_tpu):
 
 @pytest.mark.parametrize("name", SLOTS)
 @pytest.mark.parametrize("scale_loss", [False, True])
-def test_each_optimizer_lowers_the_loss(both_updates, name, scale_loss):
+def test_each_optimizer_lowers_the_loss(each_update, name, scale_loss):
   loss = matrix_and_vector_loss()
   train_op = optimization.create_optimizer(
       loss, 0.1, 100, 5, False, scale_loss, optimizer=name)
@@ -429,22 +434,27 @@ def trained(loss, steps=1, init_lr=0.1, num_train_steps=10, feed_dict=None):
 
 
 @pytest.mark.parametrize("scale,norm", [(0.1, 0.5), (10.0, 1.0)])
-def test_gradients_are_clipped_to_a_global_norm_of_one(scale, norm):
+def test_gradients_are_clipped_to_a_global_norm_of_one(
+    each_update, scale, norm):
   a, b = variable("a", [1.0]), variable("b", [1.0])
   values = trained(tf.reduce_sum(3 * scale * a + 4 * scale * b))
   gradients = [values["a/adam_m"][0] * 10, values["b/adam_m"][0] * 10]
   np.testing.assert_allclose(gradients, [0.6 * norm, 0.8 * norm], rtol=1e-6)
 
 
-def test_norm_counts_each_occurrence_of_a_word_by_itself():
+@pytest.mark.parametrize("weight", [0.0, 4.0])
+def test_norm_counts_each_occurrence_of_a_word_by_itself(each_update, weight):
   # Two rows of norm 3 for the same word: norm sqrt(18), not 6.
   table = variable("table", np.ones([5, 1]))
   loss = 3.0 * tf.reduce_sum(tf.nn.embedding_lookup(table, [2, 2]))
+  if weight:
+    loss += tf.reduce_sum(weight * variable("other", [1.0]))
   np.testing.assert_allclose(
-      trained(loss)["table/adam_m"][2], [0.1 * 6 / np.sqrt(18)], rtol=1e-6)
+      trained(loss)["table/adam_m"][2], [0.1 * 6 / np.sqrt(18 + weight ** 2)],
+      rtol=1e-6)
 
 
-def test_overflow_reaches_every_weight():
+def test_overflow_reaches_every_weight(each_update):
   variable("a", [1.0])
   b = variable("b", [1.0])
   a = tf.trainable_variables()[0]
@@ -452,7 +462,7 @@ def test_overflow_reaches_every_weight():
   assert np.isnan(values["a"]) and np.isnan(values["b"])
 
 
-def test_step_is_incremented_and_sets_the_rate(both_updates):
+def test_step_is_incremented_and_sets_the_rate(each_update):
   weight = variable("w", [5.0])
   values = trained(tf.reduce_sum(weight), steps=12, num_train_steps=10)
   assert values["global_step"] == 12
@@ -466,7 +476,7 @@ def test_step_is_incremented_and_sets_the_rate(both_updates):
 
 @pytest.mark.parametrize("use_resource", [True, False])
 def test_all_gradients_are_computed_from_the_old_weights(
-    both_updates, use_resource):
+    each_update, use_resource):
   # A chain of products: the gradient of each weight is the product of the
   # others, which is wrong if one of them has been updated already.
   random = np.random.RandomState(3)
@@ -563,7 +573,7 @@ def test_a_loss_without_variables_is_refused():
     optimization.create_optimizer(tf.constant(1.0), 0.1, 10, 0, False)
 
 
-def test_training_step_compiles_with_xla(both_updates):
+def test_training_step_compiles_with_xla(each_update):
   weight = variable("w", [[1.0], [2.0]], use_resource=True)
   table = variable("table", np.ones([3, 2]), use_resource=True)
 

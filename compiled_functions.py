@@ -1,0 +1,72 @@
+"""Parts of a graph that XLA compiles: where it can, and how.
+
+A compiled part is one operation, which XLA compiles anew for each combination
+of its inputs' shapes. On a CPU that saves passes over memory. On a GPU it saves
+starts of kernels above all, which there take longer than most of them run.
+"""
+
+import functools
+import inspect
+
+import tensorflow.compat.v1 as tf
+
+# Whether this TensorFlow compiles single functions; those before 2.5 do not.
+CAN_COMPILE = "jit_compile" in inspect.signature(tf.function).parameters
+
+# Whether `enable_on_gpu` found that XLA compiles for the GPU.
+_works_on_gpu = False
+
+
+def compiled(function):
+  """A function of tensors that XLA compiles for each combination of shapes.
+
+  As it is where TensorFlow is too old for that.
+  """
+  if not CAN_COMPILE:
+    return function
+  return tf.function(function, jit_compile=True, autograph=False)
+
+
+def are_available():
+  """Whether this TensorFlow, device and place in the graph can compile.
+
+  Inside a compiled part (and a loop of TensorFlow 1's kind), a function is
+  compiled with the rest or not at all.
+  """
+  return (CAN_COMPILE and tf.test.is_built_with_xla()
+          and not tf.executing_eagerly()
+          and tf.get_default_graph()._get_control_flow_context() is None
+          and (_works_on_gpu or not has_gpu()))
+
+
+@functools.lru_cache(maxsize=None)
+def has_gpu():
+  """Whether TensorFlow sees a GPU."""
+  return bool(tf.config.experimental.list_physical_devices("GPU"))
+
+
+def enable_on_gpu(session_config=None):
+  """Has functions compiled for the GPU, too, if a trial shows that it works.
+
+  XLA needs libraries and programs of CUDA there that are often not installed.
+  Without this function nothing is compiled for a GPU, as the trial takes hold
+  of its memory: in the way of the first session of a process, whatever later
+  ones are configured to. Where there is no GPU, nothing is done.
+
+  Args:
+    session_config: tf.ConfigProto of the sessions to come, or None.
+  """
+  global _works_on_gpu
+  if _works_on_gpu or not CAN_COMPILE or not has_gpu():
+    return
+  try:
+    with tf.Graph().as_default(), tf.Session(config=session_config) as session:
+      # Uses the library of mathematical functions, like all that is compiled.
+      session.run(compiled(tf.tanh)(tf.random.uniform([2])))
+    _works_on_gpu = True
+  except tf.errors.OpError as error:
+    tf.logging.warning(
+        "XLA cannot compile for this GPU, so each operation of a step is "
+        "started by itself, which makes steps slower. `pip install "
+        "tensorflow[and-cuda]` brings what it needs. It says: %s",
+        error.message.splitlines()[0])

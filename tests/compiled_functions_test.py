@@ -1,0 +1,87 @@
+"""Tests of compiled_functions.py: `pytest tests/compiled_functions_test.py`."""
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+import compiled_functions
+
+pytestmark = pytest.mark.usefixtures("compiler", "graph")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+  """A GPU, so far as the module can tell."""
+  monkeypatch.setattr(compiled_functions, "has_gpu", lambda: True)
+  monkeypatch.setattr(compiled_functions, "_works_on_gpu", False)
+
+
+def double(x):
+  return 2.0 * x
+
+
+def test_what_is_compiled_computes_the_same():
+  with tf.Session() as session:
+    assert session.run(compiled_functions.compiled(double)(
+        tf.constant([1.0, 2.0]))).tolist() == [2.0, 4.0]
+
+
+def test_nothing_is_compiled_inside_what_is_compiled_as_a_whole(as_on_gpu):
+  assert compiled_functions.are_available() == tf.test.is_built_with_xla()
+  seen = []
+
+  def whole():
+    seen.append(compiled_functions.are_available())
+    return tf.constant(0.0)
+
+  tf.xla.experimental.compile(whole)
+  assert seen and not any(seen)
+
+
+def test_a_branch_runs_what_is_compiled():
+  number = tf.placeholder_with_default(1.0, [])
+  variable = tf.get_variable("v", [], initializer=tf.ones_initializer(),
+                             use_resource=True)
+
+  @compiled_functions.compiled
+  def add(x):
+    with tf.control_dependencies([variable.assign(variable + x)]):
+      return tf.identity(x)
+
+  result = tf.cond(number > 0.0, lambda: add(number), lambda: number)
+  with tf.Session() as session:
+    session.run(variable.initializer)
+    for fed in (3.0, -1.0, 4.0):
+      session.run(result, {number: fed})
+    assert session.run(variable) == 8.0
+
+
+def test_for_a_gpu_nothing_is_compiled_before_a_trial(gpu):
+  assert not compiled_functions.are_available()
+  compiled_functions.enable_on_gpu()
+  assert compiled_functions.are_available()
+
+
+def test_a_trial_that_fails_is_logged_and_nothing_is_compiled(
+    gpu, monkeypatch, caplog):
+  def compiled(function):
+    del function
+
+    def fail(x):
+      message = "libdevice not found.\nLong stack trace."
+      raise tf.errors.InternalError(None, None, message)
+
+    return fail
+
+  monkeypatch.setattr(compiled_functions, "compiled", compiled)
+  compiled_functions.enable_on_gpu(tf.ConfigProto())
+  assert not compiled_functions.are_available()
+  message = caplog.text
+  assert "and-cuda" in message and "libdevice not found." in message
+  assert "stack" not in message
+
+
+def test_without_a_gpu_there_is_no_trial(monkeypatch):
+  monkeypatch.setattr(compiled_functions, "has_gpu", lambda: False)
+  monkeypatch.setattr(tf, "Session", None)
+  compiled_functions.enable_on_gpu()
+  assert compiled_functions.are_available() == tf.test.is_built_with_xla()
