@@ -7,11 +7,18 @@ starts of kernels above all, which there take longer than most of them run.
 
 import functools
 import inspect
+import os
 
 import tensorflow.compat.v1 as tf
 
 # Whether this TensorFlow compiles single functions; those before 2.5 do not.
 CAN_COMPILE = "jit_compile" in inspect.signature(tf.function).parameters
+
+# For each product, XLA can have kernels written and compiled by Triton compete
+# with cuBLAS: that makes no step faster here, and half of all compiling.
+_NO_TRITON_PRODUCTS = "--xla_gpu_enable_triton_gemm=false"
+# Versions that know this flag: others may end the process at an unknown one.
+_OLDEST_WITH_TRITON, _NEWEST_WITH_TRITON = (2, 15), (2, 21)
 
 # Whether `enable_on_gpu` found that XLA compiles for the GPU.
 _works_on_gpu = False
@@ -59,6 +66,7 @@ def enable_on_gpu(session_config=None):
   global _works_on_gpu
   if _works_on_gpu or not CAN_COMPILE or not has_gpu():
     return
+  _set_xla_flags()
   try:
     with tf.Graph().as_default(), tf.Session(config=session_config) as session:
       # Uses the library of mathematical functions, like all that is compiled.
@@ -70,3 +78,16 @@ def enable_on_gpu(session_config=None):
         "started by itself, which makes steps slower. `pip install "
         "tensorflow[and-cuda]` brings what it needs. It says: %s",
         error.message.splitlines()[0])
+
+
+def _set_xla_flags():
+  """Adds `_NO_TRITON_PRODUCTS`, unless the user has a say in that.
+
+  XLA reads the variable when it is used for the first time.
+  """
+  version = tuple(int(part) for part in tf.__version__.split(".")[:2])
+  flags = os.environ.get("XLA_FLAGS", "")
+  name = _NO_TRITON_PRODUCTS.split("=", maxsplit=1)[0]
+  if (_OLDEST_WITH_TRITON <= version <= _NEWEST_WITH_TRITON
+      and name not in flags):
+    os.environ["XLA_FLAGS"] = (flags + " " + _NO_TRITON_PRODUCTS).strip()

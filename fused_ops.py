@@ -468,9 +468,21 @@ def draw_seed(rate):
   earlier, seeds = _seed_sources[-1] if _seed_sources else (None, [])
   if earlier is not None:
     return next(earlier)
-  seeds.append(tf.bitcast(
-      tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32), tf.uint32))
+  seeds.append(_new_seeds([2]))
   return seeds[-1]
+
+
+def draw_seeds(rates):
+  """What `draw_seed` is to take for each of these rates: uint32 [draws, 2].
+
+  Its rows are to be given to `kept_seeds`.
+  """
+  return _new_seeds([sum(1 for rate in rates if rate), 2])
+
+
+def _new_seeds(shape):
+  return tf.bitcast(tf.random.uniform(
+      shape, tf.int32.min, tf.int32.max, tf.int32), tf.uint32)
 
 
 def _dropout(x, rate, seed):

@@ -305,6 +305,9 @@ class _PaddedTokens:
     return tf.reshape(
         matrix, [self.batch_size, self.length, depth])  # [B, T, D]
 
+  def prepare_heads(self, num_heads):
+    """Builds what the next two need in every layer."""
+
   def split_heads(self, matrix, num_heads):
     """[M, N * H] -> list of one [B, N, T, H]."""
     heads = tf.reshape(
@@ -444,6 +447,10 @@ class _RealTokens:
     return tf.reshape(
         rows, [self.batch_size, self.length, depth])  # [B, T, D]
 
+  def prepare_heads(self, num_heads):
+    """Builds what the next two need in every layer."""
+    self._indices(num_heads)
+
   def split_heads(self, matrix, num_heads):
     """[M, N * H] -> list of [B', N, S, H]; padding is not to be used."""
     size = matrix.shape.as_list()[-1] // num_heads
@@ -526,7 +533,7 @@ _LENGTH_UNIT = 16
 def _rounded_length(length):
   """An int scalar, rounded up to one of few values."""
   if compiled_functions.has_gpu():
-    return _round_up(length, _power_of_two_below(length, 4))
+    return _round_up(length, _power_of_two_below(length, 2))
   return _round_up(length, _LENGTH_UNIT)
 
 
@@ -1305,16 +1312,21 @@ def _encode(matrix, layout, settings):
         "The width of the input (%d) and the hidden size (%d) must be equal "
         "for the residual sums." % (width, settings.hidden_size))
 
+  layers, step = [matrix], settings.layers_per_checkpoint
+  if layout.is_fused and compiled_functions.has_gpu() and not step:
+    encode_layer = _compiled_layer(layout, settings)
+  else:
+    encode_layer = functools.partial(
+        _encoder_layer_of_all, layout=layout, settings=settings)
+
   def encode_from(start, stop, matrix):
     outputs = []
     for index in range(start, stop):
       with tf.variable_scope("layer_%d" % index):
-        matrix = _encoder_layer(
-            matrix, matrix, _self_attention, layout, settings)
+        matrix = encode_layer(matrix)
       outputs.append(matrix)
     return outputs
 
-  layers, step = [matrix], settings.layers_per_checkpoint
   if not step:
     return layers + encode_from(0, settings.num_layers, matrix)
   # The last layer by itself: `_LastLayer` may leave it out, not a part of it.
@@ -1324,6 +1336,75 @@ def _encode(matrix, layout, settings):
     layers += _compute_again(
         functools.partial(encode_from, start, stop), layers[-1])
   return layers
+
+
+def _compiled_layer(layout, settings):
+  """What computes a layer as one operation, compiled in both directions.
+
+  On a GPU, it takes longer to start the operations of a layer one by one than
+  to compute them. All layers are calls of one function of their variables:
+  XLA compiles it for each number of rows, but not for each layer.
+
+  Args:
+    layout: _PaddedTokens or _RealTokens, with `is_fused`.
+    settings: _EncoderSettings.
+
+  Returns:
+    function of a float [M, D] to the same, to be called in a layer's scope.
+  """
+  layout.prepare_heads(settings.num_heads)
+
+  @compiled_functions.compiled
+  def compute(matrix, variables, seeds):
+    start = len(_scope_prefix())
+
+    def take_variable(getter, name, *args, **kwargs):
+      del getter, args, kwargs  # Part of the interface.
+      return variables[name[start:]]
+
+    with tf.variable_scope(
+        tf.get_variable_scope(), custom_getter=take_variable
+    ), fused_ops.kept_seeds(tf.unstack(seeds), are_used_again=True):
+      return _encoder_layer_of_all(matrix, layout, settings)
+
+  def encode_layer(matrix):
+    start = len(_scope_prefix())
+    variables = {variable.op.name[start:]: tf.convert_to_tensor(variable)
+                 for variable in _layer_variables(settings)}
+    # Drawn here: what XLA draws cannot be repeated by a seed.
+    return compute(matrix, variables, fused_ops.draw_seeds(
+        (settings.attention_dropout,) + 2 * (settings.hidden_dropout,)))
+
+  return encode_layer
+
+
+def _scope_prefix():
+  """What the names of variables begin with in the current scope."""
+  name = tf.get_variable_scope().name
+  return name + "/" if name else ""
+
+
+def _layer_variables(settings):
+  """Creates a layer's variables in the current scope; in a list."""
+  width, spread = settings.hidden_size, settings.initializer_range
+
+  def projection(scope, in_width, out_width):
+    with tf.variable_scope(scope):
+      return _dense_variables(in_width, out_width, spread)
+
+  def norm(scope):
+    with tf.variable_scope(scope):
+      return _norm_variables(width)
+
+  variables = [projection("attention/self/" + name, width, width)
+               for name in ("query", "key", "value")]
+  variables += [
+      projection("attention/output/dense", width, width),
+      norm("attention/output/LayerNorm"),
+      projection("intermediate/dense", width, settings.intermediate_size),
+      projection("output/dense", settings.intermediate_size, width),
+      norm("output/LayerNorm")]
+  return [variable for pair in variables for variable in pair]
 
 
 def _compute_again(function, matrix):
@@ -1408,6 +1489,11 @@ class _LastLayer:
         "layer_%d" % (self._settings.num_layers - 1)):
       return _encoder_layer(
           self._layers[-2], queries, attend, self._layout, self._settings)
+
+
+def _encoder_layer_of_all(matrix, layout, settings):
+  """`_encoder_layer` at all tokens, [M, D] -> [M, D]."""
+  return _encoder_layer(matrix, matrix, _self_attention, layout, settings)
 
 
 def _encoder_layer(matrix, queries, attend, layout, settings):

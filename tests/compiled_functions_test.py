@@ -1,5 +1,7 @@
 """Tests of compiled_functions.py: `pytest tests/compiled_functions_test.py`."""
 
+import os
+
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -11,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("compiler", "graph")
 @pytest.fixture
 def gpu(monkeypatch):
   """A GPU, so far as the module can tell."""
+  monkeypatch.setenv("XLA_FLAGS", "")
   monkeypatch.setattr(compiled_functions, "has_gpu", lambda: True)
   monkeypatch.setattr(compiled_functions, "_works_on_gpu", False)
 
@@ -78,6 +81,20 @@ def test_a_trial_that_fails_is_logged_and_nothing_is_compiled(
   message = caplog.text
   assert "and-cuda" in message and "libdevice not found." in message
   assert "stack" not in message
+
+
+@pytest.mark.parametrize("given,version,expected", [
+    ("", "2.15.1", "--xla_gpu_enable_triton_gemm=false"),
+    ("--xla_a=1", "2.21.0", "--xla_a=1 --xla_gpu_enable_triton_gemm=false"),
+    ("--xla_gpu_enable_triton_gemm=true", "2.21.0",
+     "--xla_gpu_enable_triton_gemm=true"),
+    ("", "2.14.0", ""), ("", "2.22.0-rc1", "")])
+def test_triton_writes_no_products_where_a_flag_can_say_so(
+    gpu, monkeypatch, given, version, expected):
+  monkeypatch.setenv("XLA_FLAGS", given)
+  monkeypatch.setattr(tf, "__version__", version)
+  compiled_functions.enable_on_gpu()
+  assert os.environ["XLA_FLAGS"] == expected
 
 
 def test_without_a_gpu_there_is_no_trial(monkeypatch):

@@ -9,7 +9,8 @@ are skipped, with a message, where it is absent:
 
 `graph` and `seeded_graph` keep one test's graph from another's; `compiler` and
 `tensorflow_2` skip tests of what an old TensorFlow cannot do. `ancestors` walks
-a graph. With `as_on_gpu`, graphs are those made for a GPU, wherever they run.
+a graph. With `as_on_cpu` and `as_on_gpu`, graphs are those made for the one or
+the other, wherever they run.
 
 Where there is a GPU, functions are compiled for it.
 """
@@ -55,6 +56,12 @@ def pytest_configure(config):
   if os.path.exists("/proc/driver/nvidia"):
     import compiled_functions
     compiled_functions.enable_on_gpu()
+
+
+@pytest.fixture
+def as_on_cpu(monkeypatch):
+  import compiled_functions
+  monkeypatch.setattr(compiled_functions, "has_gpu", lambda: False)
 
 
 @pytest.fixture

@@ -327,6 +327,77 @@ def test_dropout_acts_in_training_only(real_tokens_only):
   assert config.to_dict() == CONFIG
 
 
+def seeds_of_dropout():
+  """What all seeds of the graph are drawn by, with values to feed instead."""
+  random = np.random.RandomState(9)
+  drawn = [op.outputs[0] for op in tf.get_default_graph().get_operations()
+           if op.type == "RandomUniformInt"]
+  return {tensor: random.randint(-2 ** 31, 2 ** 31 - 1, tensor.shape.as_list())
+          for tensor in drawn}
+
+
+@pytest.mark.parametrize("fused", [True, "on a GPU"], indirect=True)
+@pytest.mark.parametrize("real", [False, True])
+def test_gradients_with_dropout_are_those_of_the_very_elements_kept(
+    fused, real):
+  """By a finite difference, the seeds being the same in each run."""
+  model = create_model(
+      create_config(num_hidden_layers=3), fused, real_tokens_only=real)
+  # Not the pooled output: its attention has TensorFlow's own dropout.
+  loss = tf.reduce_sum(tf.square(model.get_sequence_output()))
+  variables = [v for v in tf.trainable_variables() if "pooler" not in v.name]
+  gradients = [tf.convert_to_tensor(gradient)
+               for gradient in tf.gradients(loss, variables)]
+  seeds, random = seeds_of_dropout(), np.random.RandomState(2)
+  directions = [random.normal(size=v.shape.as_list()) for v in variables]
+  weights = [random.normal(0, 0.5, v.shape.as_list()) for v in variables]
+  moved = [tf.placeholder(tf.float32, v.shape) for v in variables]
+  moves = [v.assign(value) for v, value in zip(variables, moved)]
+  start = tf.global_variables_initializer()
+
+  with tf.Session() as session:
+    session.run(start)
+
+    def at(distance, fetched):
+      session.run(moves, {
+          place: weight + distance * direction for place, weight, direction
+          in zip(moved, weights, directions)})
+      return session.run(fetched, seeds)
+
+    found = sum(np.sum(gradient * direction) for gradient, direction
+                in zip(at(0.0, gradients), directions))
+    step = 1e-3
+    expected = (at(step, loss) - at(-step, loss)) / (2 * step)
+  assert len(seeds) > 2 and abs(expected) > 1.0
+  np.testing.assert_allclose(found, expected, rtol=5e-3)
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_layers_on_a_gpu_drop_other_elements_and_are_compiled_as_one_function(
+    monkeypatch):
+  monkeypatch.setattr(modeling, "MIN_FUSED_WIDTH", 1)
+  names = []
+  for is_training in (False, True):
+    with tf.Graph().as_default() as graph:
+      model = create_model(create_config(num_hidden_layers=4), is_training)
+      names.append([v.name for v in tf.trainable_variables()])
+      tf.gradients(model.get_sequence_output(), tf.trainable_variables())
+      calls = [op for op in graph.get_operations()
+               if op.type == "PartitionedCall" and "layer_" in op.name]
+      functions = {}
+      for call in calls:
+        functions.setdefault(call.get_attr("f").name, []).append(call.name)
+      seeds = [op for op in graph.get_operations()
+               if op.type == "RandomUniformInt"]
+  assert names[0] == names[1]
+  # One in each direction, four layers each.
+  assert [len(group) for group in functions.values()] == [4, 4]
+  assert all(call.get_attr("_XlaMustCompile") for call in calls)
+  # Three numbers of two words for each layer; one for the embeddings.
+  assert [op.outputs[0].shape.as_list() for op in seeds] == [
+      [2]] + 4 * [[3, 2]]
+
+
 # Padding.
 
 
@@ -517,6 +588,7 @@ def batch_of_lengths(lengths, width=64):
           "token_type_ids": None, "scope": "bert", "real_tokens_only": True}
 
 
+@pytest.mark.usefixtures("as_on_cpu")
 def test_rows_of_padding_that_round_their_number_up_change_nothing(
     monkeypatch):
   monkeypatch.setattr(modeling, "_GROUP_SCORES", 6 * 64 * 64)
@@ -546,6 +618,7 @@ def test_rows_of_padding_that_round_their_number_up_change_nothing(
   assert list(rounded[1:]) == [16, 32, 32, 48]  # In four groups.
 
 
+@pytest.mark.usefixtures("as_on_cpu")
 @pytest.mark.parametrize("lengths, rows", [
     ([1], 1), ([64] * 3, 192), ([5, 4, 3], 12), ([33], 34), ([40, 23], 64),
     ([63, 60, 64, 64], 256), ([64, 1, 1, 64], 136), ([48] + [30] * 15, 512)])
@@ -564,6 +637,19 @@ def test_the_number_of_rows_takes_few_values(monkeypatch, lengths, rows):
              for column in range(length))
 
 
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize("lengths, rows, longest", [
+    ([1], 1, 1), ([64] * 3, 192, 64), ([33], 36, 48), ([40, 23], 64, 48),
+    ([60, 50, 40, 33, 30], 224, 64), ([64, 1, 1, 64], 136, 64)])
+def test_on_a_gpu_rows_and_length_take_fewer_values(lengths, rows, longest):
+  layout = modeling._RealTokens(
+      tf.constant(batch_of_lengths(lengths)["input_mask"]), True)
+  count, (mask,) = evaluate([
+      tf.size(layout.positions), [group.key_mask for group in layout.groups]])
+  assert (count, mask.shape) == (rows, (len(lengths), longest))
+
+
+@pytest.mark.usefixtures("as_on_cpu")
 @pytest.mark.parametrize("lengths, members, longest", [
     ([5, 60, 33, 20, 47, 3, 64, 18], [2] * 4, [16, 32, 48, 64]),
     ([5, 60, 33, 20, 47, 3, 64], [1, 2, 2, 2], [16, 32, 48, 64]),
@@ -606,6 +692,7 @@ def test_attention_takes_sequences_of_similar_length_together(
         np.testing.assert_array_equal(head_gradients[:, column], expected)
 
 
+@pytest.mark.usefixtures("as_on_cpu")
 @pytest.mark.parametrize("batch_size, length, groups", [
     (32, 128, 4), (33, 128, 5), (32, 64, 1), (12, 384, 8), (4, 384, 4),
     (1, 512, 1), (None, 128, 1), (32, None, 1)])
