@@ -58,13 +58,17 @@ def enable_on_gpu(session_config=None):
   XLA needs libraries and programs of CUDA there that are often not installed.
   Without this function nothing is compiled for a GPU, as the trial takes hold
   of its memory: in the way of the first session of a process, whatever later
-  ones are configured to. Where there is no GPU, nothing is done.
+  ones are configured to. Nothing is done where there is no GPU, or where the
+  sessions compile whole graphs.
 
   Args:
     session_config: tf.ConfigProto of the sessions to come, or None.
   """
   global _works_on_gpu
   if _works_on_gpu or not CAN_COMPILE or not has_gpu():
+    return
+  if session_config is not None and (
+      session_config.graph_options.optimizer_options.global_jit_level > 0):
     return
   _set_xla_flags()
   try:

@@ -107,12 +107,6 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
     ValueError: `use_tpu` where there is no TPUEstimator.
   """
   check_use_tpu(use_tpu)
-  session_config = None
-  if not use_tpu:
-    session_config = _session_config(
-        use_xla, intra_op_threads, inter_op_threads)
-    if not use_xla:  # Which compiles everything.
-      compiled_functions.enable_on_gpu(session_config)
   batch_sizes = {"train_batch_size": train_batch_size,
                  "eval_batch_size": eval_batch_size,
                  "predict_batch_size": predict_batch_size}
@@ -120,7 +114,8 @@ def create_estimator(*, model_fn, output_dir, train_batch_size=32,
       "model_dir": output_dir, "master": master, "tf_random_seed": seed,
       "save_checkpoints_steps": save_checkpoints_steps,
       "keep_checkpoint_max": keep_checkpoint_max,
-      "session_config": session_config}
+      "session_config": None if use_tpu else _session_config(
+          use_xla, intra_op_threads, inter_op_threads)}
   if not HAS_TPU_ESTIMATOR:
     return session_estimator.Estimator(
         model_fn, session_estimator.RunConfig(**settings), **batch_sizes)
@@ -187,6 +182,7 @@ def train(estimator, input_fn, num_train_steps, batch_size, log_steps=100,
   """
   hooks = [ResumptionHook(estimator.model_dir)]
   if not use_tpu:
+    compiled_functions.enable_on_gpu(estimator.config.session_config)
     hooks.append(ProgressHook(
         num_train_steps, batch_size, log_steps, estimator.model_dir))
   estimator.train(input_fn=input_fn, max_steps=num_train_steps, hooks=hooks)

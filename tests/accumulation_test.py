@@ -179,8 +179,10 @@ def test_clipping_sees_the_true_norm_of_a_batch_in_parts():
   assert 1.005 < clipped_norm(1) < 1.02
 
 
+@pytest.mark.parametrize("device", ["as_on_cpu", "as_on_gpu"])
 @pytest.mark.parametrize("task", ["classifier", "pretraining"])
-def test_fused_operations_work_in_parts(task):
+def test_fused_operations_work_in_parts(request, task, device):
+  request.getfixturevalue(device)
   config = make_config(hidden_size=modeling.MIN_FUSED_WIDTH)
   expected = train(task, 1, config, use_one_hot=True, num_steps=3)
   actual = train(task, 4, config, num_steps=3, real_tokens_only=True)

@@ -97,6 +97,14 @@ def test_triton_writes_no_products_where_a_flag_can_say_so(
   assert os.environ["XLA_FLAGS"] == expected
 
 
+def test_nothing_is_compiled_by_itself_where_whole_graphs_are(gpu):
+  config = tf.ConfigProto()
+  options = config.graph_options.optimizer_options
+  options.global_jit_level = options.ON_2
+  compiled_functions.enable_on_gpu(config)
+  assert not compiled_functions.are_available()
+
+
 def test_without_a_gpu_there_is_no_trial(monkeypatch):
   monkeypatch.setattr(compiled_functions, "has_gpu", lambda: False)
   monkeypatch.setattr(tf, "Session", None)

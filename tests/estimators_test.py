@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import compiled_functions
 import estimators
 import modeling
 
@@ -219,6 +220,19 @@ def test_threads_and_xla_reach_the_session():
           session.inter_op_parallelism_threads) == (3, 2)
   options = session.graph_options.optimizer_options
   assert options.global_jit_level == options.ON_2
+
+
+def test_training_asks_whether_its_sessions_can_compile_for_a_gpu(
+    monkeypatch, tmp_path):
+  asked = []
+  monkeypatch.setattr(
+      compiled_functions, "enable_on_gpu",
+      lambda config: asked.append(config.intra_op_parallelism_threads))
+  estimator = estimators.create_estimator(
+      model_fn=model_fn, output_dir=str(tmp_path), intra_op_threads=3)
+  assert not asked
+  estimators.train(estimator, batches_of([1, 2]), 1, 2)
+  assert asked == [3]
 
 
 def test_the_estimators_defaults_are_the_originals():
