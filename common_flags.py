@@ -104,9 +104,8 @@ def define_model_flags():
   DEFINE_bool(
       "use_xla", False,
       "Let XLA compile whatever it can of the graph, with padding, for it "
-      "compiles each shape anew. For GPUs: a minute of compiling, then steps "
-      "that are several times faster. On CPU the parts that gain are compiled "
-      "anyway.")
+      "compiles each shape anew; a minute of compiling. In training, what "
+      "gains most is compiled anyway: on CPU and, where XLA can, on a GPU.")
   DEFINE_integer(
       "intra_op_threads", 0,
       "CPU threads that one operation is spread over; 0: one for each core.")
