@@ -20,11 +20,10 @@ KEY_MASK = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 pytestmark = pytest.mark.usefixtures("compiler", "seeded_graph")
 
 
-@pytest.fixture(autouse=True, params=["own", "gpu"])
+@pytest.fixture(params=["cpu", "gpu"])
 def device(request):
   """The pieces are not all the same for a GPU."""
-  if request.param == "gpu":
-    request.getfixturevalue("as_on_gpu")
+  request.getfixturevalue("as_on_" + request.param)
 
 
 def normal(shape, seed, dtype=tf.float32):
@@ -116,7 +115,7 @@ def piece(request):
   return PIECES[request.param]
 
 
-def test_values_and_gradients_are_those_of_the_plain_operations(piece):
+def test_values_and_gradients_are_those_of_the_plain_operations(device, piece):
   fused, plain, inputs = piece
   inputs = inputs(tf.float32)
   expected, actual = run([with_gradients(plain, inputs),
@@ -127,7 +126,7 @@ def test_values_and_gradients_are_those_of_the_plain_operations(piece):
 
 
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
-def test_low_precision_only_rounds_what_goes_in_and_out(piece, dtype):
+def test_low_precision_only_rounds_what_goes_in_and_out(device, piece, dtype):
   fused, plain, inputs = piece
   low = inputs(dtype)
   output = fused(0.0)(*low)
@@ -151,7 +150,7 @@ def test_low_precision_only_rounds_what_goes_in_and_out(piece, dtype):
 
 @pytest.mark.parametrize("name", [
     "dropout_add_norm", "norm_dropout", "attention"])
-def test_gradient_with_dropout_is_that_of_the_very_elements_kept(name):
+def test_gradient_with_dropout_is_that_of_the_very_elements_kept(device, name):
   """By finite differences in float32, the seed being the same in each run."""
   fused, _, inputs = PIECES[name]
   x, *others = [tensor for tensor in run(inputs(tf.float32))]
@@ -248,7 +247,7 @@ def test_dropout_reads_no_table_of_indices():
     assert np.prod(sizes) <= 48, program
 
 
-def test_padding_neither_attends_nor_is_attended_to():
+def test_padding_neither_attends_nor_is_attended_to(device):
   inputs = attention_inputs(tf.float32)
   mask = np.array(KEY_MASK, bool)[:, None, :, None]
   output = fused_attention(0.0)(*inputs)
