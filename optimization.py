@@ -462,17 +462,14 @@ class _Optimizer(tf.train.Optimizer):
               is_gpu or param.shape.num_elements() >= _MIN_COMPILED_SIZE)
           for param, *_ in group)
       do = do_compiled if is_compiled else self._do_steps
-      updates.append(do(*map(list, zip(*group)), scalars, self.gradient_scale))
+      updates.append(do(group, scalars, self.gradient_scale))
     return updates
 
-  def _do_steps(self, params, slots, gradients, excluded, scalars, scale):
+  def _do_steps(self, steps, scalars, scale):
     """Does a step on weights and their state.
 
     Args:
-      params: list of variables.
-      slots: list of lists of their slots, variables.
-      gradients: list of tensors of their shapes.
-      excluded: list of bool, whether a weight is one of those not to decay.
+      steps: as in `_build_steps`; gradients are tensors of the weights' shapes.
       scalars: list of tensors, from `_scalars`.
       scale: scalar that multiplies the gradients, or None.
 
@@ -480,17 +477,16 @@ class _Optimizer(tf.train.Optimizer):
       A tensor that is there when the steps are done; its value has no meaning.
     """
     assignments = []
-    for param, state, gradient, is_excluded in zip(
-        params, slots, gradients, excluded):
+    for param, slots, gradient, is_excluded in steps:
       gradient = tf.cast(gradient, tf.float32)
       if scale is not None:
         gradient *= scale
-      new, new_state = self._update(
+      new, new_slots = self._update(
           tf.convert_to_tensor(param),
-          [tf.convert_to_tensor(slot) for slot in state], gradient, scalars,
+          [tf.convert_to_tensor(slot) for slot in slots], gradient, scalars,
           is_excluded)
       assignments += [
-          slot.assign(value) for slot, value in zip(state, new_state)]
+          slot.assign(value) for slot, value in zip(slots, new_slots)]
       assignments.append(param.assign(new))
     with tf.control_dependencies(assignments):
       return tf.identity(scalars[0])

@@ -194,6 +194,15 @@ def test_moments_are_created_in_order_and_skipped_without_gradient():
   assert tf.trainable_variables() == [first, unused, second]
 
 
+def test_without_any_gradient_nothing_changes(each_update):
+  weight = variable("w", [2.0])
+  update = optimization.AdamWeightDecayOptimizer(0.1).apply_gradients(
+      [(None, weight)])
+  with started_session() as session:
+    session.run(update)
+    assert session.run(weight).tolist() == [2.0]
+
+
 def test_a_second_optimizer_shares_the_moments_of_its_scope():
   weight = variable("w", [1.0])
   gradient = tf.constant([1.0])
