@@ -473,9 +473,13 @@ def draw_seed(rate):
 
 
 def draw_seeds(rates):
-  """What `draw_seed` is to take for each of these rates: uint32 [draws, 2].
+  """Seeds for `draw_seed` of each rate that is not 0, by one operation.
 
-  Its rows are to be given to `kept_seeds`.
+  Args:
+    rates: list of float.
+
+  Returns:
+    uint32 [draws, 2], whose rows are to be given to `kept_seeds`.
   """
   return _new_seeds([sum(1 for rate in rates if rate), 2])
 

@@ -306,7 +306,7 @@ class _PaddedTokens:
         matrix, [self.batch_size, self.length, depth])  # [B, T, D]
 
   def prepare_heads(self, num_heads):
-    """Builds what the next two need in every layer."""
+    """Builds what the next two need in every layer: here, nothing."""
 
   def split_heads(self, matrix, num_heads):
     """[M, N * H] -> list of one [B, N, T, H]."""
@@ -336,9 +336,10 @@ class _RealTokens:
   """Token matrices with a row for each real token of a [B, T] batch.
 
   Attention needs the sequences back: those are cut after the last real token
-  of the longest of their group. With `fused_ops` the batch is taken in several
-  groups of similar length. In a random batch the longest sequence is nearly
-  twice as long as the mean one, and attention's work grows with its square.
+  of the longest of their group. On a CPU, with `fused_ops`, the batch is taken
+  in several groups of similar length. In a random batch the longest sequence is
+  nearly twice as long as the mean one, and attention's work grows with its
+  square.
 
   Args:
     input_mask: int [B, T].
@@ -1343,7 +1344,8 @@ def _compiled_layer(layout, settings):
 
   On a GPU, it takes longer to start the operations of a layer one by one than
   to compute them. All layers are calls of one function of their variables:
-  XLA compiles it for each number of rows, but not for each layer.
+  XLA compiles it for each number of rows and length of attention, but not for
+  each layer.
 
   Args:
     layout: _PaddedTokens or _RealTokens, with `is_fused`.
@@ -1352,6 +1354,7 @@ def _compiled_layer(layout, settings):
   Returns:
     function of a float [M, D] to the same, to be called in a layer's scope.
   """
+  # Outside, where what else reads the layout can use it, too.
   layout.prepare_heads(settings.num_heads)
 
   @compiled_functions.compiled
@@ -1371,9 +1374,11 @@ def _compiled_layer(layout, settings):
     start = len(_scope_prefix())
     variables = {variable.op.name[start:]: tf.convert_to_tensor(variable)
                  for variable in _layer_variables(settings)}
-    # Drawn here: what XLA draws cannot be repeated by a seed.
-    return compute(matrix, variables, fused_ops.draw_seeds(
-        (settings.attention_dropout,) + 2 * (settings.hidden_dropout,)))
+    # Drawn here: what XLA draws cannot be repeated by a seed. In the order of
+    # a layer: after attention's softmax, and before each residual sum.
+    return compute(matrix, variables, fused_ops.draw_seeds([
+        settings.attention_dropout, settings.hidden_dropout,
+        settings.hidden_dropout]))
 
   return encode_layer
 
@@ -1385,7 +1390,7 @@ def _scope_prefix():
 
 
 def _layer_variables(settings):
-  """Creates a layer's variables in the current scope; in a list."""
+  """Creates `_encoder_layer`'s variables in the current scope; in a list."""
   width, spread = settings.hidden_size, settings.initializer_range
 
   def projection(scope, in_width, out_width):

@@ -22,6 +22,7 @@ ALLOWED_IMPORTS = {
     # Compiled chains of elementwise operations, for the model in training.
     "fused_ops": {"compiled_functions", "onednn_ops"},
     "onednn_ops": {"compiled_functions"},
+    # Where XLA compiles, for those who have parts of a graph compiled.
     "compiled_functions": set(),
     "tokenization": set(),
     "optimization": {"compiled_functions"},
